@@ -1,0 +1,3 @@
+//! `gobuild-trace`.
+
+fn main() {}

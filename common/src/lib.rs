@@ -1,0 +1,2 @@
+//! Wire types shared by the kernel programs and the agent.
+#![no_std]

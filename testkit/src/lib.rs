@@ -1,0 +1,1 @@
+//! Real servers with injected faults, for tests, benchmarks and the demo.

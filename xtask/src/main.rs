@@ -1,0 +1,3 @@
+//! Set-up, tests, demo and packaging of gobuild-trace.
+
+fn main() {}
