@@ -1,0 +1,9 @@
+//! The model: folds the ordered event stream into builds with their modules, fetches, connections, caches, tools, disk
+//! and phases.
+//!
+//! It does no I/O, reads no clock and never looks at `/proc`: what it does not get as an event it does not know.
+//! Findings are `diagnose`'s, looks are `report`'s.
+
+pub mod types;
+
+pub use types::*;
