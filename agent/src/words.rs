@@ -1,6 +1,6 @@
 //! Values of the closed lists in the few words that a reader gets to see.
 
-use crate::build::{ErrorType, FetchKind};
+use crate::build::{Build, ErrorType, FetchKind};
 
 /// As in the JSON; the checksum database's kinds say whose they are.
 pub fn fetch_kind(kind: FetchKind) -> &'static str {
@@ -47,4 +47,10 @@ pub fn error_type(error: ErrorType) -> &'static str {
         ErrorType::Cancelled => "cancelled",
         ErrorType::Other => "other",
     }
+}
+
+/// What fetched without a proxy: git is nearly always meant, and only the tools know of another.
+pub fn version_control(build: &Build) -> &'static str {
+    let other = |tool: &str| matches!(tool, "hg" | "svn" | "bzr" | "fossil");
+    if build.tools.iter().any(|run| other(&run.tool)) { "version control" } else { "git" }
 }

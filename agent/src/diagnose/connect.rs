@@ -25,7 +25,8 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         let slow_failure = failed.iter().any(|connection| opening_ns(connection) >= SLOW_NS);
         // The fetch that failed for it has said so already. Where another address of the host answered, a quick
         // refusal cost nothing (that is how a machine without IPv6 looks).
-        let said = findings.iter().any(|finding| finding.code == "fetch_failed" && finding.host.as_deref() == Some(host));
+        let said =
+            findings.iter().any(|finding| finding.code == "fetch_failed" && finding.host.as_deref() == Some(host));
         if !failed.is_empty() && !said && (!works || slow_failure) {
             findings.push(failure(build, host, &failed, count(&connections)));
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::site::{Site, count, evidence, lost, sites};
 use crate::build::{Build, FetchKind, FetchState, Finding, FollowsBecause, Severity};
-use crate::units;
+use crate::{units, words};
 
 /// Less is not worth a word.
 const WORTH_NS: u64 = 100_000_000;
@@ -40,16 +40,17 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
             continue;
         }
         let modules: u64 = paths.len().try_into().unwrap_or(u64::MAX);
-        let mut message = format!("{} of {host} came by version control", units::counted(modules, "module", "modules"));
+        let mut message = format!(
+            "{} of {host} came by {}",
+            units::counted(modules, "module", "modules"),
+            words::version_control(build)
+        );
         let remedy = if fallen.is_empty() {
             message.push('.');
             "A proxy would serve them as one zip each.".to_owned()
         } else {
             message.push_str(&format!(" after {} at the proxy.", super::fallthrough::answers(&fallen)));
-            format!(
-                "Serve them from the proxy; GOPRIVATE saves only these requests, {}.",
-                units::duration(fallen_ns)
-            )
+            format!("Serve them from the proxy; GOPRIVATE saves only these requests, {}.", units::duration(fallen_ns))
         };
         findings.push(Finding {
             code: "direct_vcs".to_owned(),

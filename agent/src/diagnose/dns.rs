@@ -74,7 +74,9 @@ fn lost(build: &Build, names: &BTreeSet<&str>) -> u64 {
 
 /// `name[:port]` without the port.
 fn name_of(host: &str) -> &str {
-    host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit())).map_or(host, |(name, _)| name)
+    host.rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(host, |(name, _)| name)
 }
 
 fn line(query: &DnsQuery) -> String {

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::site::{Site, count, from_host, lost, module_name, sites};
-use crate::build::{
-    Build, BuildResult, ErrorType, Fetch, FetchState, Finding, Module, ModuleResult, Severity,
-};
+use crate::build::{Build, BuildResult, ErrorType, Fetch, FetchState, Finding, Module, ModuleResult, Severity};
 use crate::{units, words};
 
 /// One module, or one request to the checksum database, that could not be had.
@@ -131,11 +129,7 @@ fn remedy(error_type: ErrorType) -> Option<&'static str> {
             "The version does not exist there: check go.mod, and GOPRIVATE for a private module."
         }
         ErrorType::Http429 => "The proxy limits requests: put a caching proxy between, or build less in parallel.",
-        ErrorType::Http500
-        | ErrorType::Http502
-        | ErrorType::Http503
-        | ErrorType::Http504
-        | ErrorType::Http5xx => {
+        ErrorType::Http500 | ErrorType::Http502 | ErrorType::Http503 | ErrorType::Http504 | ErrorType::Http5xx => {
             "The proxy failed; its log has the reason. With `|` in GOPROXY the go command asks the next one then."
         }
         ErrorType::Checksum => {

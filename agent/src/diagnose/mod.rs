@@ -7,8 +7,8 @@
 mod connect;
 mod direct;
 mod dns;
-mod fallthrough;
 mod failed;
+mod fallthrough;
 mod in_flight;
 mod lock_wait;
 mod lost_events;

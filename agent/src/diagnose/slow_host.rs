@@ -73,4 +73,3 @@ fn finding(host: &str, waits: &[(u64, Site<'_>)]) -> Option<Finding> {
 fn wait(ns: u64) -> String {
     if ns == SLOW_NS { "1 s".to_owned() } else { units::duration(ns) }
 }
-

@@ -60,8 +60,7 @@ fn a_healthy_build_has_none() {
         error_type,
         ..Connection::default()
     };
-    cold.connections =
-        vec![connection(1, "ipv6", Some(ErrorType::NetworkUnreachable)), connection(2, "ipv4", None)];
+    cold.connections = vec![connection(1, "ipv6", Some(ErrorType::NetworkUnreachable)), connection(2, "ipv4", None)];
     assert_eq!(codes(&cold), [""; 0]);
 }
 
@@ -202,7 +201,7 @@ fn git_after_a_fallthrough_is_one_finding() {
     let document = fixtures::example();
     let direct = findings(&document.builds[0]).into_iter().find(|finding| finding.code == "direct_vcs").unwrap();
     assert_eq!(direct.host.as_deref(), Some(GIT));
-    assert_eq!(direct.message, "4 modules of git.corp.example came by version control after 4 x 404 at the proxy.");
+    assert_eq!(direct.message, "4 modules of git.corp.example came by git after 4 x 404 at the proxy.");
     assert_eq!(direct.lost_ns, Some((3_800 + 2_900 + 2_000 + 1_100 + 4 * 50) * MS));
     assert!(direct.remedy.unwrap().ends_with("saves only these requests, 200 ms."));
     assert!(!codes(&document.builds[0]).contains(&"fallthrough".to_owned()));
@@ -211,7 +210,8 @@ fn git_after_a_fallthrough_is_one_finding() {
 #[test]
 fn a_fallthrough_to_the_next_proxy_costs_what_the_first_took() {
     let rows = (0..6).map(|id| {
-        let missed = failed(fetch(2 * id, FetchKind::Zip, PROXY, zip_stages(300 * MS, 0)), ErrorType::Http410, "410 Gone");
+        let missed =
+            failed(fetch(2 * id, FetchKind::Zip, PROXY, zip_stages(300 * MS, 0)), ErrorType::Http410, "410 Gone");
         let mut next = fetch(2 * id + 1, FetchKind::Zip, "second.example", zip_stages(20 * MS, 5 * MS));
         next.follows = Some(missed.id);
         next.follows_because = Some(FollowsBecause::Fallthrough);
@@ -304,10 +304,7 @@ fn lost_events_are_a_finding_without_a_cost_and_come_last() {
     let last = all.last().unwrap();
     assert_eq!(last.code, "lost_events");
     assert_eq!(last.lost_ns, None);
-    assert_eq!(
-        last.message,
-        "1204 events were lost while this build ran; affected: modules, network, tools, disk."
-    );
+    assert_eq!(last.message, "1204 events were lost while this build ran; affected: modules, network, tools, disk.");
     assert_eq!(last.evidence, ["ring_full: 1204"]);
     assert!(all.len() > 1);
     assert!(all.is_sorted_by(|a, b| a.lost_ns >= b.lost_ns));

@@ -317,12 +317,8 @@ pub fn killed_in_flight() -> Document {
             module(&format!("example.com/m{number}"), "v1.0.0", vec![zip])
         })
         .collect();
-    let mut open = fetch(
-        99,
-        FetchKind::Zip,
-        PROXY,
-        Stages { queue_ns: Some(0), ttfb_ns: Some(588 * S), ..Stages::default() },
-    );
+    let mut open =
+        fetch(99, FetchKind::Zip, PROXY, Stages { queue_ns: Some(0), ttfb_ns: Some(588 * S), ..Stages::default() });
     open.state = FetchState::InFlight;
     open.bytes = None;
     open.start_ns = 12 * S;

@@ -47,6 +47,10 @@ pub fn from_slice(bytes: &[u8]) -> Result<Document, ReadError> {
         schema_version: Option<serde_json::Value>,
     }
 
+    // serde would take an array for a struct's fields in order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ReadError::NoVersion);
+    }
     let head: Head = serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => ReadError::NoVersion,
         _ => ReadError::Syntax(error),

@@ -112,7 +112,10 @@ fn what_is_no_document_says_so() {
     assert_eq!(error(br#"{"schema_version": 2}"#), "this file is version 2, this program reads 1");
     assert_eq!(error(b"{}"), "this JSON has no `schema_version`: it is no report of this program");
     assert_eq!(error(b"[1]"), "this JSON has no `schema_version`: it is no report of this program");
-    assert_eq!(error(br#"{"schema_version": "1"}"#), "this JSON has no `schema_version`: it is no report of this program");
+    assert_eq!(
+        error(br#"{"schema_version": "1"}"#),
+        "this JSON has no `schema_version`: it is no report of this program"
+    );
     assert!(error(&text.as_bytes()[..text.len() / 2]).starts_with("this is not JSON: EOF"));
     assert!(error(b"").starts_with("this is not JSON"));
     let shape = error(br#"{"schema_version": 1}"#);
@@ -123,13 +126,13 @@ fn what_is_no_document_says_so() {
 fn any_document_is_valid_and_round_trips_to_the_same_bytes() {
     let validator = validator();
     proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) },
-        |(document in fixtures::arbitrary::documents())| {
-            let text = to_string_pretty(&document);
-            assert_valid(&validator, &text);
-            let read = from_slice(text.as_bytes()).unwrap();
-            prop_assert_eq!(&read, &document);
-            prop_assert_eq!(to_string_pretty(&read), text);
-        });
+    |(document in fixtures::arbitrary::documents())| {
+        let text = to_string_pretty(&document);
+        assert_valid(&validator, &text);
+        let read = from_slice(text.as_bytes()).unwrap();
+        prop_assert_eq!(&read, &document);
+        prop_assert_eq!(to_string_pretty(&read), text);
+    });
 }
 
 proptest! {

@@ -3,8 +3,8 @@
 use super::doubt::{Doubt, marked};
 use super::page::{BAR, FAINT, Line, PLAIN, Page};
 use super::{TextOptions, compile, disk, download, headline};
-use crate::units;
 use crate::build::{Build, BuildResult, Phase, PhaseShare};
+use crate::units;
 
 /// Length of a bar for the whole build.
 const BAR_WIDTH: u128 = 32;

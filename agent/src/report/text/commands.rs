@@ -4,8 +4,8 @@ use super::doubt::{Doubt, marked};
 use super::page::{FAINT, Line, PLAIN, Page};
 use super::table::{Align, Cell, Table};
 use super::{BuildsShown, TextOptions, build, compile, costliest, download, headline};
-use crate::units;
 use crate::build::{Build, BuildResult, Document, Phase, Run};
+use crate::units;
 
 /// Shorter ones without download and compile are folded.
 const SHORT_NS: u64 = 1_000_000_000;
@@ -92,6 +92,7 @@ fn fold(page: &mut Page, builds: &[&Build]) {
     names.sort();
     names.dedup();
     let others = units::counted(builds.len().try_into().unwrap_or(u64::MAX), "other", "others");
-    let start = Line::default().with(PLAIN, format!("{:>8}  ", units::duration(total))).with(FAINT, format!("{others}: "));
+    let start =
+        Line::default().with(PLAIN, format!("{:>8}  ", units::duration(total))).with(FAINT, format!("{others}: "));
     page.wrapped(start, &names.join(", "));
 }

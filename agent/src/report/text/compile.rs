@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
+use super::TextOptions;
 use super::doubt::{Doubt, marked};
 use super::download::more;
 use super::page::{BAD, Line, PLAIN, Page, STRONG};
 use super::table::{Align, Cell, Table};
-use super::{TextOptions};
-use crate::units;
 use crate::build::{Build, BuildResult, CacheResult, Phase, ToolRun};
+use crate::units;
 
 /// Something was compiled.
 pub fn has_content(build: &Build) -> bool {
@@ -25,9 +25,9 @@ pub fn print(page: &mut Page, build: &Build, options: &TextOptions) {
     }
     page.wrapped(Line::default().with(STRONG, "Compile").with(PLAIN, "   "), &summary);
     for run in failed.iter().take(options.rows.limit()) {
-        let package = run.import_path.as_deref().unwrap_or("");
-        let exit = run.exit_code.map(|code| format!(" exit {code}")).unwrap_or_default();
-        page.wrapped(Line::plain("  ").with(BAD, "failed  "), &format!("{}{exit}  {package}", run.tool));
+        let package = run.import_path.as_deref().map(|path| format!(" {path}")).unwrap_or_default();
+        let exit = run.exit_code.map(|code| format!(" (exit {code})")).unwrap_or_default();
+        page.wrapped(Line::plain("  ").with(BAD, "failed: "), &format!("{}{package}{exit}", run.tool));
     }
 
     let mut rows = rows(build);

@@ -3,8 +3,8 @@
 use super::doubt::{Doubt, marked};
 use super::download::P95_SAMPLES;
 use super::page::{Line, PLAIN, Page, STRONG};
-use crate::units;
 use crate::build::{Area, Build, DiskDirection};
+use crate::units;
 
 /// The section; nothing for a build that neither moved a block nor waited for one.
 pub fn print(page: &mut Page, build: &Build) {
@@ -51,14 +51,15 @@ pub fn print(page: &mut Page, build: &Build) {
 
     let latencies: Vec<String> = [("read", &disk.read), ("write", &disk.write)]
         .into_iter()
-        .filter_map(|(name, direction)| latency(direction, doubt).map(|text| format!("a {name} took {text}")))
+        .filter_map(|(name, direction)| latency(direction, doubt).map(|text| format!("{name} {text}")))
         .collect();
-    page.wrapped_if_any(Line::plain("  "), &latencies.join("; "));
+    page.wrapped_if_any(Line::plain("  latency "), &latencies.join("; "));
 }
 
 fn latency(direction: &DiskDirection, doubt: bool) -> Option<String> {
     let p95 = direction.latency_ns.p95.filter(|_| direction.operations >= P95_SAMPLES);
-    let figures: Vec<String> = [("p50", direction.latency_ns.p50), ("p95", p95), ("max", direction.latency_ns.max)]
+    let max = direction.latency_ns.max.filter(|_| p95.is_none());
+    let figures: Vec<String> = [("p50", direction.latency_ns.p50), ("p95", p95), ("max", max)]
         .into_iter()
         .filter_map(|(name, ns)| ns.map(|ns| format!("{} ({name})", marked(doubt, units::duration(ns)))))
         .collect();

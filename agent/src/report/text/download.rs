@@ -1,13 +1,11 @@
 //! What the network cost and who was slow: stages, hosts, slowest modules; and what is still in flight.
 
+use super::TextOptions;
 use super::doubt::{Doubt, marked};
 use super::page::{BAD, FAINT, Line, PLAIN, Page, STRONG, WARN, WIDTH, shortened};
 use super::table::{Align, Cell, Table, module as module_name};
-use super::{TextOptions};
+use crate::build::{Build, Fetch, FetchKind, FetchState, Host, Module, ModuleResult, Source, Stage, StageShare};
 use crate::{units, words};
-use crate::build::{
-    Build, ErrorType, Fetch, FetchKind, FetchState, Host, Module, ModuleResult, Source, Stage, StageShare,
-};
 
 /// Under it a percentile of that rank says nothing.
 pub const P95_SAMPLES: u64 = 20;
@@ -78,8 +76,7 @@ fn summary(build: &Build, doubt: Doubt) -> String {
 
 fn stages(page: &mut Page, build: &Build, doubt: Doubt) {
     let total: u64 = build.stages.iter().map(|row| row.wall_share_ns).fold(0, u64::saturating_add);
-    let opening =
-        |row: &&StageShare| matches!(row.stage, Stage::Dns | Stage::Connect | Stage::Tls);
+    let opening = |row: &&StageShare| matches!(row.stage, Stage::Dns | Stage::Connect | Stage::Tls);
     let opening_ns = build.stages.iter().filter(opening).map(|row| row.wall_share_ns).fold(0, u64::saturating_add);
     // Opening connections is one item, unless it is where the time went.
     let merged = opening_ns <= total / 10;
@@ -94,10 +91,8 @@ fn stages(page: &mut Page, build: &Build, doubt: Doubt) {
     }
     items.retain(|(ns, _)| *ns > 0);
     items.sort_by_key(|(ns, _)| std::cmp::Reverse(*ns));
-    let items: Vec<String> = items
-        .into_iter()
-        .map(|(ns, name)| format!("{name} {}", marked(doubt.shares(), units::duration(ns))))
-        .collect();
+    let items: Vec<String> =
+        items.into_iter().map(|(ns, name)| format!("{name} {}", marked(doubt.shares(), units::duration(ns)))).collect();
     page.wrapped_if_any(Line::plain("  "), &items.join(", "));
 }
 
@@ -194,9 +189,10 @@ fn stages_of(fetch: &Fetch) -> Vec<(Stage, u64)> {
 /// Rows for what was open when the build ended; false when nothing was.
 pub fn in_flight(page: &mut Page, build: &Build, options: &TextOptions) -> bool {
     let doubt = Doubt::of(build);
-    let of_modules = build.modules.iter().flat_map(|module| {
-        module.fetches.iter().map(|fetch| (module.path.clone(), module.version.clone(), fetch))
-    });
+    let of_modules = build
+        .modules
+        .iter()
+        .flat_map(|module| module.fetches.iter().map(|fetch| (module.path.clone(), module.version.clone(), fetch)));
     let of_sumdb = build.sumdb.iter().flat_map(|sumdb| {
         sumdb.fetches.iter().map(|fetch| {
             (fetch.for_module.clone().or_else(|| sumdb.host.clone()).unwrap_or_else(|| "sumdb".to_owned()), None, fetch)
@@ -263,7 +259,7 @@ impl InFlight {
 /// What an open fetch waits for: the last stage that it reached.
 fn waiting_for(fetch: &Fetch, build: &Build) -> &'static str {
     if fetch.kind == FetchKind::Vcs {
-        return if vcs_name(build) == "git" { "git still running" } else { "still running" };
+        return if words::version_control(build) == "git" { "git still running" } else { "still running" };
     }
     match fetch.stages.present().last() {
         Some((Stage::Queue, _)) => "no answer",
@@ -294,15 +290,9 @@ fn stage_name(stage: Stage, build: &Build) -> &'static str {
         Stage::Ttfb => "first byte",
         Stage::Transfer => "body",
         Stage::Verify => "checksum",
-        Stage::Vcs => vcs_name(build),
+        Stage::Vcs => words::version_control(build),
         Stage::Unzip => "unzip",
         Stage::Lock => "lock wait",
         Stage::Unattributed => "unattributed",
     }
-}
-
-/// git is nearly always meant, and only the tools know of another.
-fn vcs_name(build: &Build) -> &'static str {
-    let other = |tool: &str| matches!(tool, "hg" | "svn" | "bzr" | "fossil");
-    if build.tools.iter().any(|run| other(&run.tool)) { "vcs" } else { "git" }
 }

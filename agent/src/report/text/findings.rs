@@ -1,11 +1,11 @@
 //! What to do about it, last and next to the prompt.
 
 use super::doubt::{Doubt, marked};
-use super::page::{BAD, FAINT, Line, PLAIN, Page, WARN, shortened};
+use super::page::{BAD, FAINT, Line, PLAIN, Page, WARN, WIDTH, shortened};
 use super::{Rows, TextOptions, headline};
-use crate::units;
 use crate::build::{Build, Document, Finding, Severity};
 use crate::diagnose;
+use crate::units;
 
 /// With fewer rows asked for there are still this many findings: they are what the report is for.
 const AT_LEAST: usize = 5;
@@ -53,7 +53,10 @@ pub fn print(page: &mut Page, document: &Document, options: &TextOptions) {
             text.push(' ');
             text.push_str(remedy);
         }
-        page.wrapped(start, &text);
+        // A name fills one line at most; the JSON has all of it.
+        let room = WIDTH.saturating_sub(start.width());
+        let text: Vec<String> = text.split_whitespace().map(|word| shortened(word, room)).collect();
+        page.wrapped(start, &text.join(" "));
     }
     if rows.len() > limit {
         let rest = units::counted((rows.len() - limit).try_into().unwrap_or(u64::MAX), "finding", "findings");

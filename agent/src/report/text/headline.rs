@@ -2,12 +2,14 @@
 
 use super::doubt::{Doubt, marked};
 use super::page::{BAD, GOOD, Line, PLAIN, STRONG, WARN, WIDTH, shortened};
-use crate::units;
 use crate::build::{Build, BuildResult, Run};
+use crate::units;
 use anstyle::Style;
 
 /// Between two pieces of the line.
 const GAP: &str = "   ";
+/// A command is shortened to this before other facts are left out.
+const COMMAND: usize = 24;
 
 /// Of a go command.
 pub fn of_build(build: &Build) -> Line {
@@ -66,16 +68,24 @@ pub fn command(words: &[String]) -> String {
 
 /// The wrapped command is the go command: one headline says all.
 pub fn is_the_build(run: &Run, build: &Build) -> bool {
+    let end_unknown = run.exit_code.is_none() && run.signal.is_none();
     run.command.get(1..) == build.command.get(1..)
-        && run.exit_code == build.exit_code
-        && run.signal == build.signal
+        && (end_unknown || run.exit_code == build.exit_code && run.signal == build.signal)
         && command(&run.command) == command(&build.command)
 }
 
-fn line(command: &str, result: (Style, String), facts: Vec<(Style, String)>) -> Line {
+fn line(command: &str, result: (Style, String), mut facts: Vec<(Style, String)>) -> Line {
+    // The last facts are the least; what ran is worth more than a piece of it.
+    let needed = command.chars().count().min(COMMAND);
+    let width = |facts: &[(Style, String)]| -> usize {
+        facts.iter().chain([&result]).map(|(_, text)| GAP.len() + text.chars().count()).sum()
+    };
+    while facts.len() > 1 && needed + width(&facts) > WIDTH {
+        facts.pop();
+    }
     let rest = facts.into_iter().fold(Line::default().with(PLAIN, GAP).with(result.0, result.1), |line, fact| {
         line.with(PLAIN, GAP).with(fact.0, fact.1)
     });
-    let command = shortened(command, WIDTH.saturating_sub(rest.width()).max(20));
+    let command = shortened(command, WIDTH.saturating_sub(rest.width()).max(needed));
     rest.after(Line::default().with(STRONG, command))
 }

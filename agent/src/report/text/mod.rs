@@ -13,6 +13,7 @@ mod doubt;
 mod download;
 mod findings;
 mod headline;
+mod list;
 mod page;
 mod table;
 
@@ -98,6 +99,13 @@ pub fn render(document: &Document, options: &TextOptions) -> String {
     page.finish(options.color)
 }
 
+/// The table of a directory of reports.
+pub(super) fn listing(listing: &super::dir::Listing, color: bool) -> String {
+    let mut page = Page::default();
+    list::print(&mut page, listing);
+    page.finish(color)
+}
+
 /// Says once which tiers did not load. A tier that was not asked for has no reason and no line.
 fn probes(page: &mut Page, document: &Document, only_paths: bool) {
     let mut said: Vec<(&str, ProbeState, Vec<&str>)> = Vec::new();
@@ -152,7 +160,7 @@ fn lost(page: &mut Page, document: &Document) {
         total => format!("{total} events were lost{reasons}"),
     };
     let consequence = if doubtful {
-        "the figures marked ~ may be wrong."
+        "the figures and findings marked ~ may be wrong."
     } else {
         "no figure here depends on them, but a go command may be missing."
     };

@@ -58,6 +58,8 @@ impl Line {
     }
 }
 
+const UNITS: [&str; 11] = ["ns", "µs", "ms", "s", "B", "kB", "MB", "GB", "TB", "PB", "EB"];
+
 /// The report under construction.
 #[derive(Debug, Default)]
 pub struct Page(Vec<Line>);
@@ -141,10 +143,22 @@ pub fn shortened(text: &str, width: usize) -> String {
 }
 
 fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        // A number stays with its unit.
+        let unit = word.trim_end_matches([',', ';', '.', ')', ':']);
+        match words.last_mut() {
+            Some(number) if UNITS.contains(&unit) && number.ends_with(|last: char| last.is_ascii_digit()) => {
+                number.push(' ');
+                number.push_str(word);
+            }
+            _ => words.push(word.to_owned()),
+        }
+    }
     let mut lines: Vec<String> = Vec::new();
     let mut room = 0;
-    for word in text.split_whitespace() {
-        let mut rest = word;
+    for word in &words {
+        let mut rest = word.as_str();
         let length = word.chars().count();
         if length < room {
             if let Some(line) = lines.last_mut() {

@@ -48,7 +48,7 @@ pub fn module(path: &str, version: Option<&str>, width: usize) -> String {
     let Some(version) = version else { return shortened(path, width) };
     let path_width = path.chars().count();
     // A pseudo-version still names its commit in 15 columns.
-    let version = shortened(version, width.saturating_sub(path_width + 1).max(15).min(width / 2));
+    let version = shortened(version, width.saturating_sub(path_width + 1).max(15.min(width / 2)));
     let room = width.saturating_sub(version.chars().count() + 1);
     format!("{} {version}", shortened(path, room))
 }
@@ -130,9 +130,7 @@ fn put(line: Line, place: usize, text: &str, style: Style, width: usize, align: 
     let fill = width.saturating_sub(text.chars().count());
     match align {
         Align::Right => line.with(PLAIN, " ".repeat(gap + fill)).with(style, text),
-        Align::Left | Align::Names => {
-            line.with(PLAIN, " ".repeat(gap)).with(style, text).with(PLAIN, " ".repeat(fill))
-        }
+        Align::Left | Align::Names => line.with(PLAIN, " ".repeat(gap)).with(style, text).with(PLAIN, " ".repeat(fill)),
     }
 }
 
@@ -145,7 +143,7 @@ mod tests {
         assert_eq!(module("k8s.io/api", Some("v0.31.2"), 40), "k8s.io/api v0.31.2");
         assert_eq!(module("github.com/aws/aws-sdk-go", Some("v1.55.5"), 24), "github.c…-sdk-go v1.55.5");
         let pseudo = "v0.0.0-20230101000000-abcdefabcdef";
-        assert_eq!(module("golang.org/x/exp", Some(pseudo), 36), "golang.org/x/exp v0.0.0-20…efabcdef");
+        assert_eq!(module("golang.org/x/exp", Some(pseudo), 36), "golang.org/x/exp v0.0.0-20…defabcdef");
         assert_eq!(module("golang.org/x/exp", Some(pseudo), 36).chars().count(), 36);
     }
 
