@@ -5,3 +5,7 @@
 //! reports and the telemetry encoders.
 
 pub mod build;
+pub mod diagnose;
+pub mod report;
+pub mod units;
+pub mod words;
