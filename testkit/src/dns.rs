@@ -217,8 +217,8 @@ impl DnsServer {
         let listen = SocketAddr::new(address, PORT);
         let (udp, tcp) = {
             let _guard = runtime.enter();
-            let udp = std::net::UdpSocket::bind(listen)
-                .with_context(|| format!("bind udp {listen}"))?;
+            let udp =
+                std::net::UdpSocket::bind(listen).with_context(|| format!("bind udp {listen}"))?;
             let tcp = std::net::TcpListener::bind(listen)
                 .with_context(|| format!("listen on tcp {listen}"))?;
             udp.set_nonblocking(true).context("set up a socket")?;

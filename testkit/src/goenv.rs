@@ -251,7 +251,14 @@ mod tests {
         fs::write(folder.join("go.mod"), "module m\n").unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
         let allowed = [
-            "PATH", "LANG", "TERM", "CI", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
+            "PATH",
+            "LANG",
+            "TERM",
+            "CI",
+            "HOME",
+            "TMPDIR",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
         ];
         for (name, value) in env.variables() {
             let name = name.to_str().unwrap();

@@ -5,7 +5,7 @@ use std::{
     fmt::Write,
     fs, io,
     net::IpAddr,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -97,11 +97,7 @@ pub struct ResolverOptions {
 }
 
 /// Writes a `resolv.conf` that names `nameserver`.
-pub fn write_resolv_conf(
-    file: &Path,
-    nameserver: IpAddr,
-    options: ResolverOptions,
-) -> Result<()> {
+pub fn write_resolv_conf(file: &Path, nameserver: IpAddr, options: ResolverOptions) -> Result<()> {
     let mut text = format!("nameserver {nameserver}\n");
     if let Some(seconds) = options.timeout_s {
         writeln!(text, "options timeout:{seconds}")?;
@@ -109,5 +105,8 @@ pub fn write_resolv_conf(
     if let Some(attempts) = options.attempts {
         writeln!(text, "options attempts:{attempts}")?;
     }
-    fs::write(file, text).with_context(|| format!("write {}", file.display()))
+    fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    // An ordinary user may have to read it, whatever the umask is.
+    fs::set_permissions(file, fs::Permissions::from_mode(0o644))
+        .with_context(|| format!("open {} to all", file.display()))
 }

@@ -94,6 +94,12 @@ fn cold_download(transport: Transport<'_>, authority: &Authority, version: HttpV
     assert_eq!(of_kind(&log, "lookup").len(), MODULES);
     assert_eq!(of_kind(&log, "supported").len(), 1);
     assert!(!of_kind(&log, "tile").is_empty());
+    let go_sum = fs::read_to_string(go.work_dir().join("go.sum")).unwrap();
+    assert_eq!(
+        go_sum.lines().count(),
+        MODULES,
+        "go keeps what the database said of each go.mod"
+    );
     for record in &log {
         assert_eq!(record.state, State::Complete, "{record:?}");
         assert_eq!(record.status, Some(200));
@@ -110,16 +116,23 @@ fn cold_download(transport: Transport<'_>, authority: &Authority, version: HttpV
         }
     }
     for record in of_kind(&log, "zip") {
-        let (module, version) = (record.asked.module().unwrap(), record.asked.version().unwrap());
+        let (module, version) = (
+            record.asked.module().unwrap(),
+            record.asked.version().unwrap(),
+        );
         let file = format!("cache/download/{}/@v/{version}.zip", escape(module));
         let size = fs::metadata(go.module_cache().join(file)).unwrap().len();
         assert_eq!(record.body_bytes, size);
     }
-    let sums = fs::read_to_string(go.work_dir().join("go.sum")).unwrap();
-    let line = |sum: &str| sum.to_owned();
-    let (found, wanted): (BTreeSet<_>, BTreeSet<_>) =
-        (sums.lines().map(line).collect(), modules.go_sum().lines().map(line).collect());
-    assert_eq!(found, wanted, "go computed the same hashes");
+    for module in modules.modules() {
+        let file = format!(
+            "cache/download/{}/@v/{}.ziphash",
+            escape(&module.path),
+            module.version
+        );
+        let hash = fs::read_to_string(go.module_cache().join(file)).unwrap();
+        assert_eq!(hash, module.zip_hash, "what go computed");
+    }
 
     let connections = proxy.connections();
     let carried: u64 = connections.iter().map(|c| c.requests).sum();
@@ -156,10 +169,17 @@ fn a_program_builds_and_runs() {
         topology: Topology::Chain,
         ..Shape::default()
     });
-    let proxy = Proxy::builder("main").source(modules.clone()).start().unwrap();
+    let proxy = Proxy::builder("main")
+        .source(modules.clone())
+        .start()
+        .unwrap();
     let go = GoEnv::builder().proxy(proxy.url()).build().unwrap();
     modules.write_program(go.work_dir()).unwrap();
-    success(go.command(["build", "-o", "program", "./..."]).output().unwrap());
+    success(
+        go.command(["build", "-o", "program", "./..."])
+            .output()
+            .unwrap(),
+    );
     let printed = success(go.program(go.work_dir().join("program")).output().unwrap());
     assert!(printed.trim().parse::<u64>().is_ok(), "{printed}");
     let mut log = proxy.log();
@@ -180,7 +200,10 @@ fn a_program_builds_and_runs() {
 #[test]
 fn a_checksum_database_over_a_folder_and_at_its_own_url() {
     let modules = one_module();
-    let first = Proxy::builder("first").source(modules.clone()).start().unwrap();
+    let first = Proxy::builder("first")
+        .source(modules.clone())
+        .start()
+        .unwrap();
     let filled = GoEnv::builder().proxy(first.url()).build().unwrap();
     modules.write_program(filled.work_dir()).unwrap();
     success(filled.command(["mod", "download"]).output().unwrap());
@@ -239,7 +262,11 @@ fn delays_stand_in_the_log_in_their_stage() {
         .source(modules.clone())
         .connection_rule(ConnectionRule::accept(milliseconds(200)))
         .rule(Rule::on("*.info").first_byte(milliseconds(150)))
-        .rule(Rule::on("*.zip").body_rate(zip_bytes * 4).named("slow body"))
+        .rule(
+            Rule::on("*.zip")
+                .body_rate(zip_bytes * 4)
+                .named("slow body"),
+        )
         .start()
         .unwrap();
     let go = GoEnv::builder()
@@ -267,7 +294,10 @@ fn delays_stand_in_the_log_in_their_stage() {
     assert!(zip.headers_sent.unwrap().since(zip.received) < milliseconds(100));
     for connection in proxy.connections() {
         between(connection.accept_held_ns, 200);
-        let handshake = connection.handshake_done.unwrap().since(connection.accepted);
+        let handshake = connection
+            .handshake_done
+            .unwrap()
+            .since(connection.accepted);
         assert!(handshake >= milliseconds(200));
     }
 }
@@ -297,7 +327,10 @@ fn not_found_falls_through_to_the_next_proxy() {
     modules.write_program(go.work_dir()).unwrap();
     success(go.command(["mod", "download"]).output().unwrap());
     // From Go 1.24 on a 4xx from an https URL is asked for twice.
-    let statuses: Vec<_> = of_kind(&first.log(), "zip").iter().map(|r| r.status).collect();
+    let statuses: Vec<_> = of_kind(&first.log(), "zip")
+        .iter()
+        .map(|r| r.status)
+        .collect();
     assert_eq!(statuses, [Some(404); 2]);
     assert_eq!(of_kind(&second.log(), "zip").len(), 1);
 }
@@ -305,10 +338,20 @@ fn not_found_falls_through_to_the_next_proxy() {
 #[test]
 fn a_refused_connection_falls_through_after_a_bar_only() {
     let modules = one_module();
-    let first = Proxy::builder("first").source(modules.clone()).start().unwrap();
-    let second = Proxy::builder("second").source(modules.clone()).start().unwrap();
+    let first = Proxy::builder("first")
+        .source(modules.clone())
+        .start()
+        .unwrap();
+    let second = Proxy::builder("second")
+        .source(modules.clone())
+        .start()
+        .unwrap();
     first.refuse().unwrap();
-    let strict = GoEnv::builder().proxy(first.url()).proxy(second.url()).build().unwrap();
+    let strict = GoEnv::builder()
+        .proxy(first.url())
+        .proxy(second.url())
+        .build()
+        .unwrap();
     modules.write_program(strict.work_dir()).unwrap();
     let stderr = failure(strict.command(["mod", "download"]).output().unwrap());
     assert!(stderr.contains("connection refused"), "{stderr}");
@@ -359,7 +402,10 @@ fn a_stalled_request_hangs_go_and_stands_in_the_log() {
     };
     stalled(State::Stalled);
     std::thread::sleep(milliseconds(300));
-    assert!(child.try_wait().unwrap().is_none(), "go has no timeout for this");
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "go has no timeout for this"
+    );
     child.kill().unwrap();
     child.wait().unwrap();
     stalled(State::Aborted);
@@ -390,7 +436,11 @@ fn a_body_breaks_off_where_the_rule_says() {
             let stderr = failure(go.command(["mod", "download"]).output().unwrap());
             let log = proxy.log();
             let zip = of_kind(&log, "zip")[0];
-            assert_eq!((zip.state, zip.body_bytes), (State::Cut, 20_000), "{transport:?} {end:?}");
+            assert_eq!(
+                (zip.state, zip.body_bytes),
+                (State::Cut, 20_000),
+                "{transport:?} {end:?}"
+            );
             let reset = stderr.contains("connection reset");
             assert_eq!(reset, end == End::Reset, "{transport:?} {end:?}: {stderr}");
         }
@@ -429,7 +479,10 @@ fn a_redirect_leads_to_the_other_host() {
 #[test]
 fn a_full_accept_queue_delays_connect() {
     let modules = one_module();
-    let proxy = Proxy::builder("main").source(modules.clone()).start().unwrap();
+    let proxy = Proxy::builder("main")
+        .source(modules.clone())
+        .start()
+        .unwrap();
     let full = proxy.fill_accept_queue().unwrap();
     let go = GoEnv::builder().proxy(proxy.url()).build().unwrap();
     modules.write_program(go.work_dir()).unwrap();
@@ -444,6 +497,10 @@ fn a_full_accept_queue_delays_connect() {
     drop(full);
     success(child.wait_with_output().unwrap());
     // The first SYN is sent again after 1 s (RFC 6298).
-    assert!(start.elapsed() >= milliseconds(1000), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= milliseconds(1000),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(of_kind(&proxy.log(), "zip").len(), 1);
 }

@@ -160,7 +160,9 @@ fn sumdb_file(path: &str) -> Option<SumdbFile> {
         return Some(SumdbFile::Latest);
     }
     if let Some(tile) = path.strip_prefix("tile/") {
-        return Some(SumdbFile::Tile { tile: tile.to_owned() });
+        return Some(SumdbFile::Tile {
+            tile: tile.to_owned(),
+        });
     }
     let (module, version) = path.strip_prefix("lookup/")?.split_once('@')?;
     Some(SumdbFile::Lookup {
@@ -245,9 +247,15 @@ mod tests {
     fn json_is_flat_and_comes_back() {
         let all = [
             Asked::Module(ModuleFile::Latest { module: "m".into() }),
-            Asked::Module(ModuleFile::Zip { module: "m".into(), version: "v1.0.0".into() }),
+            Asked::Module(ModuleFile::Zip {
+                module: "m".into(),
+                version: "v1.0.0".into(),
+            }),
             Asked::Sumdb(SumdbFile::Supported),
-            Asked::Sumdb(SumdbFile::Lookup { module: "m".into(), version: "v1.0.0".into() }),
+            Asked::Sumdb(SumdbFile::Lookup {
+                module: "m".into(),
+                version: "v1.0.0".into(),
+            }),
             Asked::Other(Other {}),
         ];
         for asked in all {

@@ -45,7 +45,10 @@ mod tests {
             escape("github.com/Azure/azure-sdk-for-go"),
             "github.com/!azure/azure-sdk-for-go"
         );
-        assert_eq!(unescape("github.com/!azure/x").unwrap(), "github.com/Azure/x");
+        assert_eq!(
+            unescape("github.com/!azure/x").unwrap(),
+            "github.com/Azure/x"
+        );
     }
 
     #[test]

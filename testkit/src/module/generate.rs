@@ -152,7 +152,10 @@ impl ModuleSet {
             .iter()
             .map(|spec| ((spec.path.as_str(), spec.version.as_str()), spec))
             .collect();
-        ensure!(by_name.len() == specs.len(), "a module version is there twice");
+        ensure!(
+            by_name.len() == specs.len(),
+            "a module version is there twice"
+        );
         let modules = specs
             .iter()
             .map(|spec| {
@@ -192,7 +195,11 @@ fn generate(spec: &ModuleSpec, by_name: &ByName<'_>) -> Result<Module> {
         let imports: Vec<&str> = match index {
             0 => {
                 let required = spec.requires.iter().map(|(path, _)| path.as_str());
-                packages[1..].iter().map(String::as_str).chain(required).collect()
+                packages[1..]
+                    .iter()
+                    .map(String::as_str)
+                    .chain(required)
+                    .collect()
             }
             _ => Vec::new(),
         };
@@ -233,7 +240,10 @@ fn go_mod(spec: &ModuleSpec, by_name: &ByName<'_>) -> Result<String> {
     let mut needed = BTreeMap::new();
     let mut open: Vec<_> = spec.requires.iter().map(|required| (required, 1)).collect();
     while let Some(((path, version), depth)) = open.pop() {
-        ensure!(depth <= by_name.len(), "modules require each other in a circle");
+        ensure!(
+            depth <= by_name.len(),
+            "modules require each other in a circle"
+        );
         let required = by_name
             .get(&(path.as_str(), version.as_str()))
             .with_context(|| format!("requires {path}@{version}, which is not in the set"))?;
@@ -314,7 +324,10 @@ mod tests {
             ModuleSet::generate(&shape).unwrap(),
         );
         for (a, b) in a.modules().iter().zip(b.modules()) {
-            assert_eq!((&a.zip, &a.go_mod, &a.zip_hash), (&b.zip, &b.go_mod, &b.zip_hash));
+            assert_eq!(
+                (&a.zip, &a.go_mod, &a.zip_hash),
+                (&b.zip, &b.go_mod, &b.zip_hash)
+            );
         }
     }
 

@@ -137,7 +137,9 @@ fn folder_versions(folder: &Path, module: &str) -> Result<Vec<String>> {
     };
     let mut versions = Vec::new();
     for entry in entries {
-        let name = entry.with_context(|| format!("list {}", dir.display()))?.file_name();
+        let name = entry
+            .with_context(|| format!("list {}", dir.display()))?
+            .file_name();
         let version = name
             .to_str()
             .and_then(|name| name.strip_suffix(".info"))
@@ -219,9 +221,14 @@ mod tests {
         let module = || "example.test/Mixed".to_owned();
         let list = source.read(&ModuleFile::List { module: module() }).unwrap();
         assert_eq!(list.unwrap(), "v1.0.0\nv1.2.0\n");
-        let latest = source.read(&ModuleFile::Latest { module: module() }).unwrap();
+        let latest = source
+            .read(&ModuleFile::Latest { module: module() })
+            .unwrap();
         assert_eq!(latest.unwrap(), "v1.2.0");
-        let zip = ModuleFile::Zip { module: module(), version: "v1.0.0".to_owned() };
+        let zip = ModuleFile::Zip {
+            module: module(),
+            version: "v1.0.0".to_owned(),
+        };
         assert_eq!(source.read(&zip).unwrap(), None);
     }
 }

@@ -91,9 +91,10 @@ impl AnswerBody {
             .get_or_insert_with(|| Box::pin(sleep(BEFORE_CUT)));
         ready!(cutting.as_mut().poll(cx));
         match cut.then {
-            End::ResetStream => {
-                Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by a rule"))
-            }
+            End::ResetStream => Poll::Ready(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "cut by a rule",
+            )),
             End::Close => self.break_off(ConnectionEnd::Close),
             End::Reset => self.break_off(ConnectionEnd::Reset),
         }

@@ -54,13 +54,12 @@ impl Log {
     pub(super) fn clear(&self) {
         let mut state = self.settle();
         state.requests.retain(|_, record| is_open(record.state));
-        state.connections.retain(|_, record| record.closed.is_none());
+        state
+            .connections
+            .retain(|_, record| record.closed.is_none());
     }
 
-    pub(super) fn open_connection(
-        &self,
-        record: impl FnOnce(u64) -> ConnectionRecord,
-    ) -> u64 {
+    pub(super) fn open_connection(&self, record: impl FnOnce(u64) -> ConnectionRecord) -> u64 {
         let mut state = self.lock();
         state.last_connection += 1;
         let id = state.last_connection;

@@ -315,6 +315,14 @@ impl Proxy {
         })
     }
 
+    /// Stops, and waits until the last line of the log is written: what dropping it does not. Not for async code.
+    pub fn stop(mut self) {
+        self.commands = None;
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(COMMAND_TIMEOUT);
+        }
+    }
+
     fn command(&self, command: impl FnOnce(mpsc::Sender<()>) -> Command) -> Result<()> {
         let (done, is_done) = mpsc::channel();
         self.commands

@@ -309,11 +309,18 @@ impl Rules {
 
     pub(super) fn for_request(&self, method: &str, host: &str, path: &str) -> Option<Rule> {
         self.with(|state| {
-            pick(&mut state.requests, |rule| rule.nth, |rule| {
-                rule.path.is_match(path)
-                    && rule.host.as_ref().is_none_or(|pattern| pattern.is_match(host))
-                    && rule.method.as_ref().is_none_or(|wanted| wanted == method)
-            })
+            pick(
+                &mut state.requests,
+                |rule| rule.nth,
+                |rule| {
+                    rule.path.is_match(path)
+                        && rule
+                            .host
+                            .as_ref()
+                            .is_none_or(|pattern| pattern.is_match(host))
+                        && rule.method.as_ref().is_none_or(|wanted| wanted == method)
+                },
+            )
         })
     }
 
@@ -382,11 +389,19 @@ mod tests {
         let rules = Rules::default();
         rules.set_requests(vec![
             Rule::on("/spared/*"),
-            Rule::on("*.zip").host(Pattern::new("mirror.test*").unwrap()).named("mirror"),
+            Rule::on("*.zip")
+                .host(Pattern::new("mirror.test*").unwrap())
+                .named("mirror"),
             Rule::on("*.zip"),
         ]);
-        assert_eq!(picked(&rules, "a.test", "/spared/x.zip").unwrap(), "/spared/*");
-        assert_eq!(picked(&rules, "mirror.test:8443", "/x.zip").unwrap(), "mirror");
+        assert_eq!(
+            picked(&rules, "a.test", "/spared/x.zip").unwrap(),
+            "/spared/*"
+        );
+        assert_eq!(
+            picked(&rules, "mirror.test:8443", "/x.zip").unwrap(),
+            "mirror"
+        );
         assert_eq!(picked(&rules, "a.test", "/x.zip").unwrap(), "*.zip");
         assert_eq!(picked(&rules, "a.test", "/x.mod"), None);
     }
@@ -397,14 +412,24 @@ mod tests {
         let three = NonZeroU64::new(3).unwrap();
         rules.set_requests(vec![
             Rule::on("/a").nth(Nth::Only(2)).named("second"),
-            Rule::on("/a").nth(Nth::Every(three)).named("third of the rest"),
+            Rule::on("/a")
+                .nth(Nth::Every(three))
+                .named("third of the rest"),
         ]);
         let names: Vec<_> = (0..7).map(|_| picked(&rules, "", "/a")).collect();
         let name = |name: &str| Some(name.to_owned());
         // The second rule sees all but the request that the first one took.
         assert_eq!(
             names,
-            [None, name("second"), None, name("third of the rest"), None, None, name("third of the rest")]
+            [
+                None,
+                name("second"),
+                None,
+                name("third of the rest"),
+                None,
+                None,
+                name("third of the rest")
+            ]
         );
         assert!(Nth::First(2).contains(2) && !Nth::First(2).contains(3));
         assert!(Nth::From(2).contains(3) && !Nth::From(2).contains(1));
@@ -417,7 +442,10 @@ mod tests {
             "cut": {"after_bytes": 10, "then": "reset_stream"}}"#;
         let rule: Rule = serde_json::from_str(json).unwrap();
         assert_eq!(rule.first_byte, Duration::from_millis(300));
-        assert_eq!(rule.answer, Answer::Status(hyper::StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(
+            rule.answer,
+            Answer::Status(hyper::StatusCode::SERVICE_UNAVAILABLE)
+        );
         for wrong in [
             r#"{"path": "[", "first_byte": "1s"}"#,
             r#"{"path": "*", "first_byte": "-1s"}"#,

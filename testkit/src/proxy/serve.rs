@@ -177,7 +177,8 @@ async fn connection(site: Arc<Site>, socket: TcpStream, peer: SocketAddr, accept
         if !rule.accept.is_zero() {
             sleep(rule.accept).await;
             let held = nanoseconds(Stamp::now().since(accepted));
-            site.log.connection(id, |record| record.accept_held_ns = held);
+            site.log
+                .connection(id, |record| record.accept_held_ns = held);
         }
         match rule.end {
             None => {}
@@ -217,7 +218,9 @@ async fn serve(connection: &Arc<Connection>, socket: Counted) {
         .alpn_protocol()
         .map(|name| String::from_utf8_lossy(name).into_owned());
     let sni = session.server_name().map(str::to_owned);
-    let version = session.protocol_version().map(|version| format!("{version:?}"));
+    let version = session
+        .protocol_version()
+        .map(|version| format!("{version:?}"));
     let is_h2 = alpn.as_deref() == Some("h2");
     log.connection(connection.id, |record| {
         record.handshake_done = Some(done);
@@ -344,7 +347,11 @@ fn open_record(
     let site = &connection.site;
     site.log.open_request(connection.id, |id, on| {
         on.requests += 1;
-        let accept_ns = if on.requests == 1 { on.accept_held_ns } else { 0 };
+        let accept_ns = if on.requests == 1 {
+            on.accept_held_ns
+        } else {
+            0
+        };
         RequestRecord {
             proxy: site.name.clone(),
             id,
@@ -392,7 +399,10 @@ async fn file(site: &Arc<Site>, request: &Request<Incoming>, asked: Asked) -> Re
             response.headers_mut().insert(CONTENT_TYPE, media);
             response
         }
-        Ok(Ok(None)) => text(StatusCode::NOT_FOUND, "not found: the testkit has no such file"),
+        Ok(Ok(None)) => text(
+            StatusCode::NOT_FOUND,
+            "not found: the testkit has no such file",
+        ),
         Ok(Err(error)) => {
             eprintln!("testkit: {}: {error:#}", site.name);
             text(StatusCode::INTERNAL_SERVER_ERROR, "a file cannot be read")

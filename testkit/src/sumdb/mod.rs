@@ -118,10 +118,19 @@ impl Sumdb {
             None => {
                 let range = tile.entries()?;
                 let records = log.records.get(range)?;
-                Some(records.iter().map(|text| format!("{text}\n")).collect::<String>().into())
+                Some(
+                    records
+                        .iter()
+                        .map(|text| format!("{text}\n"))
+                        .collect::<String>()
+                        .into(),
+                )
             }
             Some(level) => {
-                let hashes = log.tree.level(level.checked_mul(8)?)?.get(tile.entries()?)?;
+                let hashes = log
+                    .tree
+                    .level(level.checked_mul(8)?)?
+                    .get(tile.entries()?)?;
                 Some(hashes.concat().into())
             }
         }

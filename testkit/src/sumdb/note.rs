@@ -72,7 +72,11 @@ impl Signer {
     fn sign(&self, text: &str) -> String {
         let signature = self.key.sign(text.as_bytes());
         let signed = [&self.key_hash.to_be_bytes(), signature.as_ref()].concat();
-        format!("{text}\n\u{2014} {} {}\n", self.name, STANDARD.encode(signed))
+        format!(
+            "{text}\n\u{2014} {} {}\n",
+            self.name,
+            STANDARD.encode(signed)
+        )
     }
 }
 

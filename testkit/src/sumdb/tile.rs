@@ -45,7 +45,11 @@ impl Tile {
         if index.starts_with("x000") {
             return None;
         }
-        Some(Self { level, index: value, width })
+        Some(Self {
+            level,
+            index: value,
+            width,
+        })
     }
 
     /// Numbers of the entries within their level.
@@ -75,21 +79,48 @@ mod tests {
 
     #[test]
     fn paths_are_read_as_tlog_writes_them() {
-        let tile = |level, index, width| Some(Tile { level, index, width });
+        let tile = |level, index, width| {
+            Some(Tile {
+                level,
+                index,
+                width,
+            })
+        };
         // The examples of tlog's TestTilePath that have height 8, and its neighbours.
         assert_eq!(Tile::parse("8/0/001"), tile(Some(0), 1, 256));
         assert_eq!(Tile::parse("8/1/x123/456.p/78"), tile(Some(1), 123_456, 78));
-        assert_eq!(Tile::parse("8/0/x001/x234/067"), tile(Some(0), 1_234_067, 256));
-        assert_eq!(Tile::parse("8/data/x001/x234/067"), tile(None, 1_234_067, 256));
+        assert_eq!(
+            Tile::parse("8/0/x001/x234/067"),
+            tile(Some(0), 1_234_067, 256)
+        );
+        assert_eq!(
+            Tile::parse("8/data/x001/x234/067"),
+            tile(None, 1_234_067, 256)
+        );
         assert_eq!(Tile::parse("8/0/000.p/7"), tile(Some(0), 0, 7));
     }
 
     #[test]
     fn other_forms_are_refused() {
         for path in [
-            "", "8", "8/0", "8/0/", "3/4/001", "8/0/1", "8/0/0001", "8/0/x001", "8/0/001/002",
-            "8/0/x000/001", "8/00/001", "8/-1/001", "8/0/001.p/0", "8/0/001.p/256", "8/0/001.p/07",
-            "8/0/001.p/", "8/0/x001/x234/067.q/8", "8/0/x99999999999999999999/001",
+            "",
+            "8",
+            "8/0",
+            "8/0/",
+            "3/4/001",
+            "8/0/1",
+            "8/0/0001",
+            "8/0/x001",
+            "8/0/001/002",
+            "8/0/x000/001",
+            "8/00/001",
+            "8/-1/001",
+            "8/0/001.p/0",
+            "8/0/001.p/256",
+            "8/0/001.p/07",
+            "8/0/001.p/",
+            "8/0/x001/x234/067.q/8",
+            "8/0/x99999999999999999999/001",
         ] {
             assert_eq!(Tile::parse(path), None, "{path}");
         }

@@ -51,7 +51,9 @@ impl Tree {
 
     /// The hashes of all complete subtrees of `2^level` records.
     pub fn level(&self, level: u32) -> Option<&[Hash]> {
-        self.levels.get(usize::try_from(level).ok()?).map(Vec::as_slice)
+        self.levels
+            .get(usize::try_from(level).ok()?)
+            .map(Vec::as_slice)
     }
 }
 
@@ -124,7 +126,9 @@ mod tests {
             tree.append(&record.to_be_bytes());
         }
         assert_eq!(tree.size(), 1000);
-        let sizes: Vec<_> = (0..10).map(|level| tree.level(level).unwrap().len()).collect();
+        let sizes: Vec<_> = (0..10)
+            .map(|level| tree.level(level).unwrap().len())
+            .collect();
         assert_eq!(sizes, [1000, 500, 250, 125, 62, 31, 15, 7, 3, 1]);
         assert_eq!(tree.level(10), None);
     }
