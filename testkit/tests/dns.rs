@@ -100,7 +100,7 @@ fn go_asks_for_both_families_and_waits_for_the_slower() {
         .iter()
         .find(|query| query.query_type == QueryType::A)
         .unwrap();
-    assert!(a.held_ns >= 200_000_000 && a.held_ns < 300_000_000, "{a:?}");
+    assert!(a.held_ns >= 200_000_000, "{a:?}");
     assert!(a.answered.unwrap().since(a.received) >= Duration::from_millis(200));
     assert_eq!(a.answers, [lab.proxy.address().ip()]);
     assert_eq!(

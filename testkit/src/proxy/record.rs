@@ -18,7 +18,7 @@ pub struct RequestRecord {
     /// Client's end of that connection.
     pub peer: SocketAddr,
     /// HTTP version.
-    pub version: HttpVersion,
+    pub http_version: HttpVersion,
     /// Method.
     pub method: String,
     /// Path as it came, without the query.

@@ -357,7 +357,7 @@ fn open_record(
             id,
             connection: on.id,
             peer: on.peer,
-            version: match request.version() {
+            http_version: match request.version() {
                 Version::HTTP_2 => HttpVersion::Http2,
                 _ => HttpVersion::Http1,
             },
