@@ -1,4 +1,23 @@
 //! A set of servers from one description, JSON or flags, for the demo and for use by hand.
+//!
+//! ```
+//! # let json = r#"
+//! {
+//!   "state_dir": "target/demo", "sumdb": "sum.test", "system_roots": true,
+//!   "proxies": [
+//!     {"name": "corp", "tls": "h2", "host_names": ["proxy.test"], "folders": ["target/demo/modules"],
+//!      "log": "target/demo/corp.jsonl", "then": "any_error",
+//!      "connection_rules": [{"accept": "20ms", "nth": {"first": 2}}],
+//!      "rules": [
+//!        {"path": "*/k8s.io/api/@v/*.zip", "first_byte": "1.5s"},
+//!        {"path": "/private.test/*", "answer": {"status": 404}},
+//!        {"path": "*.zip", "first_byte": "40ms", "body_rate_bytes_per_s": 8000000}]},
+//!     {"name": "mirror", "tls": "h1", "listen": "127.0.0.2:0", "generate": {"modules": 5}}],
+//!   "dns": {"rules": [{"name": "*", "query_type": "A", "delay": "15ms"}]}
+//! }
+//! # "#;
+//! # serde_json::from_str::<testkit::config::Config>(json).unwrap();
+//! ```
 
 use std::{
     collections::BTreeMap,
@@ -306,7 +325,7 @@ impl DnsConfig {
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// For requests.
-    Request(Rule),
+    Request(Box<Rule>),
     /// For connections.
     Connection(ConnectionRule),
 }
@@ -357,7 +376,7 @@ pub fn parse_fault(text: &str) -> Result<Fault> {
             _ => bail!("{name:?} is no fault"),
         }
     }
-    Ok(Fault::Request(rule))
+    Ok(Fault::Request(Box::new(rule)))
 }
 
 fn cut(after_bytes: u64, then: End) -> Cut {

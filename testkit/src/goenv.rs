@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -29,6 +29,8 @@ pub struct GoEnvBuilder<'a> {
     authority: Option<(&'a Authority, Roots)>,
     variables: BTreeMap<OsString, OsString>,
     parent: Option<PathBuf>,
+    go: Option<PathBuf>,
+    owner: Option<(u32, u32)>,
 }
 
 impl<'a> GoEnvBuilder<'a> {
@@ -88,6 +90,18 @@ impl<'a> GoEnvBuilder<'a> {
         self
     }
 
+    /// Runs this `go`, an absolute path, instead of the one in `PATH`, and puts its folder first there.
+    pub fn go(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.go = Some(binary.into());
+        self
+    }
+
+    /// Gives the folders to a user and a group, for commands that run as them. Needs root.
+    pub fn owner(mut self, user_id: u32, group_id: u32) -> Self {
+        self.owner = Some((user_id, group_id));
+        self
+    }
+
     /// Makes the folders and writes the file with the roots.
     pub fn build(self) -> Result<GoEnv> {
         let mut folder = tempfile::Builder::new();
@@ -137,10 +151,22 @@ impl<'a> GoEnvBuilder<'a> {
             // Go reads every file of these folders beside the one above.
             variables.insert("SSL_CERT_DIR".into(), path("tmp").into());
         }
+        if let Some(folder) = self.go.as_ref().and_then(|go| go.parent()) {
+            let old = variables.get(OsStr::new("PATH"));
+            let rest = old.into_iter().flat_map(std::env::split_paths);
+            let joined = std::env::join_paths([folder.to_owned()].into_iter().chain(rest));
+            variables.insert("PATH".into(), joined.context("PATH with the folder of go")?);
+        }
         variables.extend(self.variables);
+        if let Some((user, group)) = self.owner {
+            for folder in folders.iter().map(|(_, name)| *name).chain(["work", ""]) {
+                chown(path(folder), Some(user), Some(group)).context("give a folder away")?;
+            }
+        }
         Ok(GoEnv {
             work: path("work"),
             root,
+            go: self.go.unwrap_or_else(|| "go".into()),
             variables,
         })
     }
@@ -151,6 +177,7 @@ impl<'a> GoEnvBuilder<'a> {
 pub struct GoEnv {
     root: TempDir,
     work: PathBuf,
+    go: PathBuf,
     variables: BTreeMap<OsString, OsString>,
 }
 
@@ -189,7 +216,7 @@ impl GoEnv {
 
     /// `go` with these arguments, in the work folder.
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = self.program("go");
+        let mut command = self.program(&self.go);
         command.args(args);
         command
     }

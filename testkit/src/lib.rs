@@ -29,6 +29,8 @@
 //! # }
 //! ```
 
+#![deny(unsafe_code)]
+
 pub mod module;
 
 pub mod sumdb;

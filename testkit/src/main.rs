@@ -1,5 +1,7 @@
 //! The testkit's servers from the command line.
 
+#![forbid(unsafe_code)]
+
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
@@ -128,7 +130,7 @@ impl ProxyArguments {
         let mut connection_rules = Vec::new();
         for fault in self.faults {
             match fault {
-                Fault::Request(rule) => rules.push(rule),
+                Fault::Request(rule) => rules.push(*rule),
                 Fault::Connection(rule) => connection_rules.push(rule),
             }
         }

@@ -1,5 +1,10 @@
 //! The binary: what it prints is enough to run `go`, and what it logs is what happened.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]"
+)]
+
 use std::{
     fs,
     io::{BufRead, BufReader},

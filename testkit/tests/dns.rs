@@ -1,5 +1,10 @@
 //! The DNS server as Go's resolver sees it, through a private `/etc/resolv.conf`.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]"
+)]
+
 use std::{fs, process::Command, process::Output, sync::Arc, time::Duration};
 
 use testkit::{

@@ -1,8 +1,14 @@
 //! The servers as a real `go` sees them, and the log as it was.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]"
+)]
+
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     process::{Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -509,4 +515,69 @@ fn a_full_accept_queue_delays_connect() {
         start.elapsed()
     );
     assert_eq!(of_kind(&proxy.log(), "zip").len(), 1);
+}
+
+#[test]
+fn an_ordinary_user_can_use_the_environment() {
+    const NOBODY: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
+        eprintln!("skipped: needs root to become another user");
+        return;
+    }
+    let modules = one_module();
+    let proxy = Proxy::builder("main")
+        .source(modules.clone())
+        .start()
+        .unwrap();
+    let go = GoEnv::builder()
+        .proxy(proxy.url())
+        .owner(NOBODY, NOBODY)
+        .build()
+        .unwrap();
+    modules.write_program(go.work_dir()).unwrap();
+    let mut command = go.command(["mod", "download"]);
+    success(command.uid(NOBODY).gid(NOBODY).output().unwrap());
+    let zip = format!("cache/download/{}/@v", escape(&modules.modules()[0].path));
+    let folder = fs::metadata(go.module_cache().join(zip)).unwrap();
+    assert_eq!((folder.uid(), folder.gid()), (NOBODY, NOBODY));
+}
+
+/// Streams on one connection must not wait for each other: what the log calls the first byte of one is not the delay of
+/// another.
+#[test]
+fn delayed_answers_on_one_h2_connection_run_side_by_side() {
+    let authority = Authority::new().unwrap();
+    let modules = modules_of(Shape {
+        modules: 8,
+        ..Shape::default()
+    });
+    let proxy = Proxy::builder("main")
+        .transport(Transport::Http2(&authority))
+        .source(modules.clone())
+        .rule(Rule::on("*.zip").first_byte(milliseconds(400)))
+        .start()
+        .unwrap();
+    let go = GoEnv::builder()
+        .proxy(proxy.url())
+        .authority(&authority)
+        .variable("GOMAXPROCS", "8")
+        .build()
+        .unwrap();
+    modules.write_program(go.work_dir()).unwrap();
+    success(go.command(["mod", "download"]).output().unwrap());
+    let log = proxy.log();
+    let zips = of_kind(&log, "zip");
+    let first = zips.iter().map(|r| r.received).min().unwrap();
+    let last = zips.iter().filter_map(|r| r.headers_sent).max().unwrap();
+    assert!(
+        last.since(first) < milliseconds(1600),
+        "{:?}",
+        last.since(first)
+    );
+    for zip in zips {
+        let held = Duration::from_nanos(zip.held.first_byte_ns);
+        let wait = zip.headers_sent.unwrap().since(zip.received);
+        assert!(held >= milliseconds(400) && wait >= held, "{zip:?}");
+    }
 }

@@ -1,5 +1,5 @@
-//! Modules as a proxy serves them: what a request path asks for ([`asked`]), where the files come from ([`source`]),
-//! generated module trees ([`generate`]), their archives ([`archive`]) and Go's directory hash ([`dirhash`]).
+//! Modules as a proxy serves them: what a request path asks for ([`Asked`]), where the files come from ([`Source`]),
+//! generated modules ([`ModuleSet`]) with their archives and a program that needs them, Go's directory hash ([`dirhash`]).
 //!
 //! Nothing here knows HTTP, faults or the checksum database's tree.
 

@@ -1,8 +1,8 @@
 //! A Go module proxy over HTTP/1.1, HTTPS or HTTP/2 that does what its rules say and writes down when it did it.
 //!
 //! Files come from [sources](crate::module::Source), `/sumdb/…` from a [`Sumdb`]; without sources it is a checksum
-//! database of its own. It accepts ([`serve`]), applies faults ([`rule`]), paces bodies ([`body`]), watches the socket
-//! ([`wire`]) and logs ([`log`], [`record`]). It fetches nothing from anywhere.
+//! database of its own. It accepts (`serve`), applies faults (`rule`), paces bodies (`body`), watches the socket (`wire`)
+//! and logs (`log`, `record`). It fetches nothing from anywhere.
 
 use std::{
     fs::OpenOptions,

@@ -1,5 +1,5 @@
-//! A checksum database that a real `go` verifies: records in a Merkle tree ([`tree`]), served as tiles and signed tree
-//! heads ([`note`]), in the protocol of golang.org/x/mod/sumdb.
+//! A checksum database that a real `go` verifies: records in a Merkle tree ([`Tree`]), served as tiles ([`Tile`]) and signed
+//! tree heads ([`Signer`]), in the protocol of golang.org/x/mod/sumdb.
 //!
 //! It knows the hashes of whatever its sources hold and serves no HTTP: a [proxy](crate::proxy) answers its paths, below
 //! `/sumdb/NAME/` as a proxy does or at its root as the database itself does.
@@ -42,7 +42,8 @@ struct Log {
 impl Sumdb {
     /// A database named `name` (what stands before the first `+` of its key, such as `sum.test`) whose key follows from
     /// its name. Generated modules are recorded at once, in their order, so that the tree stays the same while `go` runs;
-    /// those of a folder when they are first looked up, as the public database does it.
+    /// those of a folder when they are first looked up, as the public database does it. A module of which a folder has no
+    /// zip is not found.
     pub fn new(name: &str, sources: impl IntoIterator<Item = Source>) -> Result<Arc<Self>> {
         Self::build(name, sources, HashSet::new())
     }
