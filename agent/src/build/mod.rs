@@ -6,4 +6,21 @@
 
 pub mod types;
 
+mod fold;
+
+mod download;
+mod network;
+mod build_cache;
+mod tools;
+mod disk;
+
+mod cache_path;
+mod proxy;
+
+mod share;
+mod finish;
+mod live;
+
+pub use fold::{BuildId, Model};
+pub use live::{Activity, Waiting};
 pub use types::*;
