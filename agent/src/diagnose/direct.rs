@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::site::{Site, count, evidence, lost, sites};
-use crate::build::{Build, FetchKind, FetchState, Finding, FollowsBecause, Severity};
+use crate::build::{Build, FetchKind, FetchState, Finding, Severity};
 use crate::{units, words};
 
 /// Less is not worth a word.
@@ -70,9 +70,4 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
             remedy: Some(remedy),
         });
     }
-}
-
-/// The fetch was made good by the next entry of GOPROXY.
-pub fn is_fallthrough(site: &Site<'_>) -> bool {
-    site.fetch.follows.is_some() && site.fetch.follows_because == Some(FollowsBecause::Fallthrough)
 }

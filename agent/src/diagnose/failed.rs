@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::site::{Site, count, from_host, lost, module_name, sites};
-use crate::build::{Build, BuildResult, ErrorType, Fetch, FetchState, Finding, Module, ModuleResult, Severity};
+use crate::build::{
+    Build, BuildResult, ErrorType, Fetch, FetchKind, FetchState, Finding, Module, ModuleResult, Severity,
+};
 use crate::{units, words};
 
 /// One module, or one request to the checksum database, that could not be had.
@@ -51,7 +53,10 @@ fn of_modules(build: &Build) -> impl Iterator<Item = Failure<'_>> {
 
 fn of_sumdb(build: &Build) -> impl Iterator<Item = Failure<'_>> {
     let followed: BTreeSet<u64> = sites(build).filter_map(|site| site.fetch.follows).collect();
-    let failed = move |fetch: &&Fetch| fetch.state == FetchState::Failed && !followed.contains(&fetch.id);
+    // A proxy that does not serve the database says so, and the go command asks the database itself.
+    let failed = move |fetch: &&Fetch| {
+        fetch.state == FetchState::Failed && fetch.kind != FetchKind::Supported && !followed.contains(&fetch.id)
+    };
     build.sumdb.iter().flat_map(|sumdb| &sumdb.fetches).filter(failed).map(|fetch| {
         let site = Site { fetch, module: None };
         Failure {

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::direct::{is_fallthrough, modules_by_vcs};
+use super::direct::modules_by_vcs;
 use super::site::{Site, count, evidence, lost, sites};
-use crate::build::{Build, ErrorType, Finding, Severity};
+use crate::build::{Build, ErrorType, Finding, FollowsBecause, Severity};
 use crate::{units, words};
 
 /// Less is worth knowing, and no more.
@@ -70,4 +70,9 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
             }),
         });
     }
+}
+
+/// The fetch makes good what the entry before it in GOPROXY did not serve.
+fn is_fallthrough(site: &Site<'_>) -> bool {
+    site.fetch.follows.is_some() && site.fetch.follows_because == Some(FollowsBecause::Fallthrough)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::site::{Site, count, evidence, median, part_of_share, sites};
-use crate::build::{Build, Finding, Severity};
+use crate::build::{Build, FetchState, Finding, Severity};
 use crate::units;
 
 /// A wait for the first byte that a person notices.
@@ -18,7 +18,7 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
     let mut hosts: BTreeMap<&str, Vec<(u64, Site<'_>)>> = BTreeMap::new();
     for site in sites(build) {
         // An open request is another family's.
-        let answered = site.fetch.state != crate::build::FetchState::InFlight;
+        let answered = site.fetch.state != FetchState::InFlight;
         if let (Some(host), Some(ttfb_ns), true) = (site.host(), site.fetch.stages.ttfb_ns, answered) {
             hosts.entry(host).or_default().push((ttfb_ns, site));
         }

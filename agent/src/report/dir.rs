@@ -1,4 +1,5 @@
-//! The list of a directory of reports: one line for each go command, newest last, and the files that could not be read.
+//! The list of a directory of reports: one line for each go command, newest last, with what its findings are about;
+//! and the files that could not be read.
 
 use std::fs;
 use std::io;
@@ -85,6 +86,8 @@ impl Listing {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::report::fixtures;
 
@@ -107,6 +110,20 @@ mod tests {
         assert_eq!(listing.builds.len(), 2);
         assert_eq!(listing.broken.len(), 2);
         insta::assert_snapshot!(listing.render(false));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+        #[test]
+        fn any_listing_is_printable(document in fixtures::arbitrary::documents(), reason in any::<String>()) {
+            let rows = document.builds.into_iter().map(|build| Row { file: PathBuf::from("x"), build });
+            let broken = vec![Broken { file: PathBuf::from(&reason), reason }];
+            let text = Listing { builds: rows.collect(), broken }.render(false);
+            for line in text.lines() {
+                prop_assert!(line.chars().count() <= 80 && !line.chars().any(char::is_control), "{:?}", line);
+            }
+        }
     }
 
     #[test]

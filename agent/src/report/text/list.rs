@@ -1,7 +1,5 @@
 //! The table of a directory of reports.
 
-use std::collections::BTreeSet;
-
 use super::doubt::{Doubt, marked};
 use super::page::{BAD, Line, Page, shortened};
 use super::table::{Align, Cell, Table};
@@ -10,7 +8,7 @@ use crate::build::{Build, Phase};
 use crate::report::dir::Listing;
 use crate::units;
 
-/// One line for each go command, then one for each file that could not be read.
+/// One line for each go command, below it what its findings are about; then one for each file that could not be read.
 pub fn print(page: &mut Page, listing: &Listing) {
     let mut table = Table::new(&[
         ("started (UTC)", Align::Left),
@@ -19,7 +17,6 @@ pub fn print(page: &mut Page, listing: &Listing) {
         ("wall", Align::Right),
         ("download", Align::Right),
         ("compile", Align::Right),
-        ("findings at", Align::Left),
     ]);
     for row in &listing.builds {
         let build = &row.build;
@@ -35,8 +32,11 @@ pub fn print(page: &mut Page, listing: &Listing) {
             Cell::text(units::duration(build.duration_ns)),
             phase(Phase::Download),
             phase(Phase::Compile),
-            Cell::some(hosts(build)),
         ]);
+        let findings = findings(build);
+        if !findings.is_empty() {
+            table.note(findings);
+        }
     }
     table.print(page);
     if listing.builds.is_empty() && listing.broken.is_empty() {
@@ -57,13 +57,15 @@ fn started(at: &str) -> String {
     }
 }
 
-/// The hosts that findings name; `-` stands for none, `yes` for findings without a host.
-fn hosts(build: &Build) -> Option<String> {
-    let hosts: BTreeSet<&str> = build.findings.iter().filter_map(|finding| finding.host.as_deref()).collect();
-    let more = hosts.len().saturating_sub(1);
-    match hosts.iter().next() {
-        Some(host) if more > 0 => Some(format!("{} +{more}", shortened(host, 16))),
-        Some(host) => Some(shortened(host, 19)),
-        None => (!build.findings.is_empty()).then(|| "yes".to_owned()),
+/// `slow_host proxy.corp.example, lost_events`: costliest first, as in the report.
+fn findings(build: &Build) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for finding in &build.findings {
+        let host = finding.host.as_deref().map(|host| format!(" {}", shortened(host, 40))).unwrap_or_default();
+        let text = format!("{}{host}", shortened(&finding.code, 40));
+        if !words.contains(&text) {
+            words.push(text);
+        }
     }
+    words.join(", ")
 }

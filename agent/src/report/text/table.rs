@@ -2,7 +2,7 @@
 
 use anstyle::Style;
 
-use super::page::{FAINT, Line, PLAIN, Page, WIDTH, shortened};
+use super::page::{FAINT, Line, PLAIN, Page, WARN, WIDTH, shortened};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -66,17 +66,26 @@ pub enum Align {
 pub struct Table {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Vec<Cell>>,
+    /// Row → what stands below it.
+    notes: Vec<(usize, String)>,
 }
 
 impl Table {
     pub fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self { columns: columns.to_vec(), rows: Vec::new(), notes: Vec::new() }
     }
 
     /// One cell for each column.
     pub fn row(&mut self, cells: Vec<Cell>) {
         debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
+    }
+
+    /// Words below the last row.
+    pub fn note(&mut self, text: String) {
+        if let Some(last) = self.rows.len().checked_sub(1) {
+            self.notes.push((last, text));
+        }
     }
 
     /// Prints the header and the rows; columns without a value in any row are left out.
@@ -95,13 +104,16 @@ impl Table {
             header = put(header, place, title, FAINT, width, align);
         }
         page.push(header);
-        for row in &self.rows {
+        for (number, row) in self.rows.iter().enumerate() {
             let mut line = Line::default();
             for (place, (&column, &width)) in used.iter().zip(&widths).enumerate() {
                 let (text, style) = row[column].fitted(width);
                 line = put(line, place, &text, style, width, self.columns[column].1);
             }
             page.push(line);
+            for (_, note) in self.notes.iter().filter(|(at, _)| *at == number) {
+                page.wrapped(Line::plain("  ").with(WARN, "! "), note);
+            }
         }
     }
 
