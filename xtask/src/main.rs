@@ -1,8 +1,10 @@
 //! Set-up, tests, demo and packaging of gobuild-trace: `cargo xtask TASK`.
 
+mod dist;
 mod process;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,6 +32,10 @@ enum Task {
     },
     /// Run every test
     Test(test::TestArgs),
+    /// Run the agent on every kernel of the VM matrix
+    Vm(vm::VmArgs),
+    /// Build the static binary and its tarball into <target>/dist
+    Dist(dist::DistArgs),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +56,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test(args) => test::run(&workspace, &args),
+        Task::Vm(args) => vm::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
+        Task::Dist(args) => dist::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
     }
 }

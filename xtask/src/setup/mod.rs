@@ -42,6 +42,8 @@ impl Requirement {
     }
 }
 
+pub use vm::{Kernel, kernels};
+
 /// One line of what set-up found or does.
 fn say(topic: &str, message: impl std::fmt::Display) {
     eprintln!("setup: {topic:<10} {message}");

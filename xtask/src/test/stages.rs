@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::probe_free;
+use crate::dist;
 use crate::setup::Requirement;
+use crate::vm;
 use crate::workspace::Workspace;
 
 /// One line of the result.
@@ -209,5 +211,21 @@ pub const STAGES: &[Stage] = &[
         privileges: Privileges::None,
         limit: minutes(5),
         steps: &[cargo_if("agent/tests/dashboards.rs", &["test", "-p", "gobuild-trace", "--test", "dashboards"])],
+    },
+    Stage {
+        name: "vm",
+        about: "a traced go build on each kernel of the matrix",
+        needs: &[Requirement::Go, Requirement::Vm],
+        privileges: Privileges::None,
+        limit: minutes(15),
+        steps: &[Step { action: Action::Task(vm::check), file: Some("agent/tests/live.rs") }],
+    },
+    Stage {
+        name: "dist",
+        about: "the tarball's binary is static and traces a build in a bare chroot",
+        needs: &[Requirement::Go],
+        privileges: Privileges::Root,
+        limit: minutes(15),
+        steps: &[Step { action: Action::Check(dist::check), file: Some("agent/tests/live.rs") }],
     },
 ];
