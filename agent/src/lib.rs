@@ -6,6 +6,8 @@
 
 pub mod build;
 pub mod diagnose;
+pub mod host;
 pub mod report;
+pub mod ring;
 pub mod units;
 pub mod words;
