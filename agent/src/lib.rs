@@ -5,3 +5,6 @@
 //! reports and the telemetry encoders.
 
 pub mod build;
+
+#[cfg(feature = "probe")]
+pub mod probe;
