@@ -33,7 +33,11 @@ impl Series {
     }
 
     fn row(&self) -> DiskDirection {
-        DiskDirection { operations: self.operations, bytes: self.bytes, latency_ns: durations(self.latencies_ns.clone()) }
+        DiskDirection {
+            operations: self.operations,
+            bytes: self.bytes,
+            latency_ns: durations(self.latencies_ns.clone()),
+        }
     }
 }
 
@@ -48,7 +52,11 @@ impl Disk {
         let series = if block.write { &mut self.write } else { &mut self.read };
         series.add(block);
         let (read, write) = self.devices.entry(block.device).or_default();
-        if block.write { write.add(block) } else { read.add(block) }
+        if block.write {
+            write.add(block)
+        } else {
+            read.add(block)
+        }
         let area = block.inode.and_then(|inode| self.inodes.get(&inode)).copied().unwrap_or(Area::Other);
         let (read_bytes, write_bytes) = self.areas.entry(area).or_default();
         *(if block.write { write_bytes } else { read_bytes }) += block.bytes;

@@ -12,22 +12,14 @@ use super::{
     share::{self, Shares, Work},
     tools::{Child, Purpose},
     types::{
-        Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, Host, ModuleCache,
-        ModuleResult, Package, Phase, PhaseShare, Run, SCHEMA_VERSION, Stage, StageShare, Summary, Tool,
+        Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, Host,
+        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Run, SCHEMA_VERSION, Stage, StageShare, Summary, Tool,
     },
 };
 use crate::ring::event::Status;
 
-const PHASES: [Phase; 8] = [
-    Phase::Download,
-    Phase::Load,
-    Phase::Compile,
-    Phase::Link,
-    Phase::Vet,
-    Phase::Run,
-    Phase::Wait,
-    Phase::Other,
-];
+const PHASES: [Phase; 8] =
+    [Phase::Download, Phase::Load, Phase::Compile, Phase::Link, Phase::Vet, Phase::Run, Phase::Wait, Phase::Other];
 
 const STAGES: [Stage; 11] = [
     Stage::Queue,
@@ -205,7 +197,8 @@ impl BuildState {
     fn phase_cpu(&self, phase: Phase) -> Option<u64> {
         let children: Vec<&Child> = self.children.iter().filter(|child| child.phase() == Some(phase)).collect();
         let known = children.iter().all(|child| child.usage.is_some());
-        let sum = children.iter().filter_map(|child| child.usage.as_ref()).map(|usage| usage.user_ns + usage.system_ns).sum();
+        let sum =
+            children.iter().filter_map(|child| child.usage.as_ref()).map(|usage| usage.user_ns + usage.system_ns).sum();
         match phase {
             Phase::Load => self.end.as_ref().map(|(_, exit)| exit.user_ns + exit.system_ns),
             Phase::Download | Phase::Wait => None,
@@ -216,7 +209,8 @@ impl BuildState {
     /// User and system time of the go command and what it reaped, without the user's programs.
     fn cpu(&self) -> Option<(u64, u64)> {
         let (_, exit) = self.end.as_ref()?;
-        let usages = self.children.iter().filter(|child| child.is_build_work()).filter_map(|child| child.usage.as_ref());
+        let usages =
+            self.children.iter().filter(|child| child.is_build_work()).filter_map(|child| child.usage.as_ref());
         let (mut user_ns, mut system_ns) = (exit.user_ns, exit.system_ns);
         for usage in usages {
             user_ns += usage.user_ns;
@@ -328,9 +322,10 @@ fn costliest_first(build: &mut Build) {
         (Reverse(a.wall_share_ns), &a.path, &a.version).cmp(&(Reverse(b.wall_share_ns), &b.path, &b.version))
     });
     build.tools.sort_by_key(|tool| (Reverse(tool.wall_share_ns), tool.start_ns, tool.pid));
-    build.caches.packages.sort_by(|a, b| {
-        (Reverse(a.wall_share_ns), &a.import_path).cmp(&(Reverse(b.wall_share_ns), &b.import_path))
-    });
+    build
+        .caches
+        .packages
+        .sort_by(|a, b| (Reverse(a.wall_share_ns), &a.import_path).cmp(&(Reverse(b.wall_share_ns), &b.import_path)));
 }
 
 fn count<T>(rows: &[T], holds: impl Fn(&T) -> bool) -> u64 {

@@ -20,7 +20,6 @@ use crate::ring::event::{
 #[derive(Debug)]
 pub struct Model {
     pub(super) begin: Begin,
-    pub(super) begin_ns: u64,
     pub(super) now_ns: u64,
     pub(super) end: Option<End>,
     pub(super) lost: LostEvents,
@@ -92,7 +91,6 @@ impl Model {
     pub fn new(at_ns: u64, begin: Begin) -> Self {
         Self {
             begin,
-            begin_ns: at_ns,
             now_ns: at_ns,
             end: None,
             lost: LostEvents::default(),
@@ -124,12 +122,9 @@ impl Model {
             }
             // It brings no identity of its own: what a link imports is in the rows already.
             Body::Packages(_) => {}
-            Body::File(_)
-            | Body::Stderr(_)
-            | Body::Lock(_)
-            | Body::Connect(_)
-            | Body::Tcp(_)
-            | Body::Socket(_) => self.go_event(at_ns, task, body),
+            Body::File(_) | Body::Stderr(_) | Body::Lock(_) | Body::Connect(_) | Body::Tcp(_) | Body::Socket(_) => {
+                self.go_event(at_ns, task, body)
+            }
         }
     }
 
@@ -400,7 +395,9 @@ impl BuildState {
     }
 
     fn area(&self, path: &str) -> Area {
-        let below = |root: Option<&str>| root.is_some_and(|root| path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')));
+        let below = |root: Option<&str>| {
+            root.is_some_and(|root| path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
+        };
         let setting = |name: &str| {
             let settings = self.facts.as_ref().map(|facts| facts.settings.as_slice()).unwrap_or_default();
             settings.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -409,7 +406,11 @@ impl BuildState {
             Area::BuildCache
         } else if below(self.layout.module_cache.as_deref()) {
             Area::ModuleCache
-        } else if path.split("/go-build").nth(1).is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit())) {
+        } else if path
+            .split("/go-build")
+            .nth(1)
+            .is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()))
+        {
             Area::Work
         } else {
             Area::Other

@@ -8,18 +8,18 @@ pub mod types;
 
 mod fold;
 
+mod build_cache;
+mod disk;
 mod download;
 mod network;
-mod build_cache;
 mod tools;
-mod disk;
 
 mod cache_path;
 mod proxy;
 
-mod share;
 mod finish;
 mod live;
+mod share;
 
 pub use fold::{BuildId, Model};
 pub use live::{Activity, Waiting};

@@ -203,7 +203,10 @@ impl Network {
 
     fn dns(&mut self, at_ns: u64, task: Task, fd: i32, message: &DnsMessage) {
         let open = |query: &&mut Query| {
-            query.pid == task.pid && query.end_ns.is_none() && query.name == message.name && query.record_type == message.record_type
+            query.pid == task.pid
+                && query.end_ns.is_none()
+                && query.name == message.name
+                && query.record_type == message.record_type
         };
         if message.answer {
             let Some(query) = self.queries.iter_mut().rev().filter(open).find(|query| query.id == message.id) else {
@@ -273,9 +276,9 @@ impl Network {
         Opening {
             dns: self.lookup_of(connection),
             connect: Some((connection.start_ns, connected_ns.or(connection.closed_ns).unwrap_or(now_ns))),
-            tls: connection
-                .hello_ns
-                .map(|from_ns| (from_ns, connection.tls_end_ns.or(connection.closed_ns).unwrap_or(now_ns).max(from_ns))),
+            tls: connection.hello_ns.map(|from_ns| {
+                (from_ns, connection.tls_end_ns.or(connection.closed_ns).unwrap_or(now_ns).max(from_ns))
+            }),
         }
     }
 
@@ -295,11 +298,12 @@ impl Network {
         let by_name = |query: &Query| name.is_some_and(|name| query.name.trim_end_matches('.') == name);
         let candidates: Vec<&Query> = self.queries.iter().filter(served).collect();
         let lookup = candidates.iter().filter(|query| own(query)).max_by_key(|query| query.end_ns);
-        let lookup = lookup.or_else(|| candidates.iter().filter(|query| by_name(query)).max_by_key(|query| query.end_ns))?;
+        let lookup =
+            lookup.or_else(|| candidates.iter().filter(|query| by_name(query)).max_by_key(|query| query.end_ns))?;
         // A and AAAA are asked at once by two goroutines of one look-up.
-        let family = candidates.iter().filter(|query| {
-            query.task.parent_goroutine == lookup.task.parent_goroutine && query.name == lookup.name
-        });
+        let family = candidates
+            .iter()
+            .filter(|query| query.task.parent_goroutine == lookup.task.parent_goroutine && query.name == lookup.name);
         let (mut from_ns, mut to_ns) = (lookup.start_ns, lookup.end_ns.unwrap_or(lookup.start_ns));
         for query in family {
             from_ns = from_ns.min(query.start_ns);
@@ -456,4 +460,3 @@ fn socket_error(errno: u32) -> (ErrorType, &'static str) {
         _ => (ErrorType::Other, "socket error"),
     }
 }
-

@@ -171,12 +171,7 @@ pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         }
         other => return Err(DecodeError::Unknown { what: "record kind", value: other }),
     };
-    let task = Task {
-        pid: header.tgid,
-        tid: header.tid,
-        goroutine: header.goid,
-        parent_goroutine: header.parent_goid,
-    };
+    let task = Task { pid: header.tgid, tid: header.tid, goroutine: header.goid, parent_goroutine: header.parent_goid };
     Ok(Decoded { event: Event { at_ns: header.ktime_ns, task, body }, executable })
 }
 

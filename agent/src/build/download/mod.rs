@@ -331,11 +331,21 @@ impl Download {
     }
 
     /// Payload moved on a connection.
-    pub fn socket(&mut self, at_ns: u64, task: Task, event: &SocketEvent, connection: ConnectionIndex, network: &mut Network) {
+    pub fn socket(
+        &mut self,
+        at_ns: u64,
+        task: Task,
+        event: &SocketEvent,
+        connection: ConnectionIndex,
+        network: &mut Network,
+    ) {
         match &event.content {
             Content::HttpRequest { path, host, .. } if event.write => {
                 let sent = self.attempts.iter_mut().enumerate().rev().find(|(_, attempt)| {
-                    attempt.open() && attempt.pid == task.pid && attempt.sent_ns.is_none() && names(path, &attempt.subject)
+                    attempt.open()
+                        && attempt.pid == task.pid
+                        && attempt.sent_ns.is_none()
+                        && names(path, &attempt.subject)
                 });
                 if let Some((index, attempt)) = sent {
                     attempt.sent(at_ns, connection);
@@ -379,7 +389,14 @@ impl Download {
         }
     }
 
-    fn request_sent(&mut self, at_ns: u64, pid: u32, requester: u64, connection: ConnectionIndex, network: &mut Network) {
+    fn request_sent(
+        &mut self,
+        at_ns: u64,
+        pid: u32,
+        requester: u64,
+        connection: ConnectionIndex,
+        network: &mut Network,
+    ) {
         if requester == 0 {
             return;
         }
@@ -448,15 +465,18 @@ impl Download {
                 .cloned()
                 .collect();
             for module in named {
-                let of_module = |attempt: &&mut Attempt| attempt.pid == pid && attempt.subject.module() == Some(&module);
+                let of_module =
+                    |attempt: &&mut Attempt| attempt.pid == pid && attempt.subject.module() == Some(&module);
                 for attempt in self.attempts.iter_mut().filter(of_module) {
+                    let evident = attempt.evident();
                     match &mut attempt.error {
-                        Some((known @ ErrorType::Other, text)) => {
-                            *known = kind;
+                        Some((known, text)) => {
+                            if *known == ErrorType::Other {
+                                *known = kind;
+                            }
                             *text = Some(line.trim().to_owned());
                         }
-                        Some((_, text)) => *text = Some(line.trim().to_owned()),
-                        None if attempt.evident() => attempt.fail(at_ns, kind, Some(line.trim().to_owned())),
+                        None if evident => attempt.fail(at_ns, kind, Some(line.trim().to_owned())),
                         None => {}
                     }
                 }
@@ -503,9 +523,8 @@ fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String
 fn names(path: &str, subject: &Subject) -> bool {
     let Some((module, name)) = path.rsplit_once("/@v/") else {
         return match (subject, path.rsplit_once("/lookup/")) {
-            (Subject::Lookup(module), Some((_, name))) => {
-                super::cache_path::unescape(name).is_some_and(|name| name == format!("{}@{}", module.path, module.version))
-            }
+            (Subject::Lookup(module), Some((_, name))) => super::cache_path::unescape(name)
+                .is_some_and(|name| name == format!("{}@{}", module.path, module.version)),
             _ => matches!(subject, Subject::Tile(tile) if path.ends_with(&format!("/tile/{tile}"))),
         };
     };
@@ -530,12 +549,12 @@ pub fn status_error(status: u16) -> ErrorType {
         404 => ErrorType::Http404,
         410 => ErrorType::Http410,
         429 => ErrorType::Http429,
-        400..=499 => ErrorType::Http4xx,
+        400 | 402 | 405..=409 | 411..=428 | 430..=499 => ErrorType::Http4xx,
         500 => ErrorType::Http500,
         502 => ErrorType::Http502,
         503 => ErrorType::Http503,
         504 => ErrorType::Http504,
-        500..=599 => ErrorType::Http5xx,
+        501 | 505..=599 => ErrorType::Http5xx,
         _ => ErrorType::Other,
     }
 }

@@ -90,7 +90,8 @@ impl Download {
             let extra = kept_bytes.get(&name).copied().unwrap_or(0);
             if let Some(module) = self.module(&name, own, extra, span, &sumdb_work, &mut rows.work) {
                 rows.files.hits += module.cached.len() as u64;
-                let fetched: std::collections::BTreeSet<_> = module.fetches.iter().map(|fetch| fetch.kind as u8).collect();
+                let fetched: std::collections::BTreeSet<_> =
+                    module.fetches.iter().map(|fetch| fetch.kind as u8).collect();
                 rows.files.misses += fetched.len() as u64;
                 rows.modules.push(module);
             }
@@ -241,8 +242,10 @@ impl Download {
 /// The last fetch of a kind that failed and that no later one of the kind made good.
 fn last_failure(fetches: &[Fetch]) -> Option<&Fetch> {
     fetches.iter().enumerate().find_map(|(at, fetch)| {
-        let made_good = fetches[at + 1..].iter().any(|later| later.kind == fetch.kind && later.state != FetchState::Failed);
-        (fetch.state == FetchState::Failed && !made_good && fetch.kind != super::super::types::FetchKind::Vcs).then_some(fetch)
+        let made_good =
+            fetches[at + 1..].iter().any(|later| later.kind == fetch.kind && later.state != FetchState::Failed);
+        (fetch.state == FetchState::Failed && !made_good && fetch.kind != super::super::types::FetchKind::Vcs)
+            .then_some(fetch)
     })
 }
 
