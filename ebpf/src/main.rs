@@ -9,16 +9,16 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host build exists for clippy"))]
 
-mod process;
-mod syscall;
-mod file;
-mod lock;
-mod socket;
-mod goroutine;
-mod record;
-mod maps;
-mod kernel;
 mod arch;
+mod file;
+mod goroutine;
+mod kernel;
+mod lock;
+mod maps;
+mod process;
+mod record;
+mod socket;
+mod syscall;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
