@@ -214,7 +214,12 @@ pub fn truncate(call: &Call) {
         if call.result < 0 || (*descriptor).kind != FILE {
             return;
         }
-        emit_io(call, fd, descriptor, FileOperation::Truncate, call.registers.second());
+        // The build cache ends an entry by cutting it to the length that it has.
+        let length = call.registers.second();
+        if length >= (*descriptor).written_bytes {
+            return;
+        }
+        emit_io(call, fd, descriptor, FileOperation::Truncate, length);
         (*descriptor).written_bytes = 0;
         (*descriptor).writes = 0;
         (*descriptor).last_write_ns = 0;

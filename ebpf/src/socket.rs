@@ -13,7 +13,7 @@ use gobuild_trace_common::{
 use crate::{
     file::{descriptor, key},
     goroutine::Goroutine,
-    kernel::{file_of, offset, read as read_kernel, read_user},
+    kernel::{file_of, offset, read as read_kernel, read_or_zero, read_user},
     maps::{Descriptor, FDS, PROCS, SEEN, SOCKET, SOCKS, SeenKey, SocketOwner},
     record::{Urgency, Who, add, body, lost, reserve, submit},
     syscall::Call,
@@ -85,7 +85,7 @@ pub fn connect(call: &Call) {
             syn_ns = (*owner).syn_ns;
         }
     }
-    let local_port: u16 = read_kernel(sock, offset!(sock_num)).unwrap_or(0);
+    let local_port: u16 = read_or_zero(sock, offset!(sock_num));
     // SAFETY: a live map value.
     let socket_type = unsafe {
         (*descriptor).opened_ns = call.who.now_ns;
@@ -125,17 +125,16 @@ unsafe fn local(addresses: *mut Addresses, sock: u64, family: u16) {
     // SAFETY: by contract.
     unsafe {
         (*addresses).local = [0; 16];
-        (*addresses).local_port = read_kernel(sock, offset!(sock_num)).unwrap_or(0);
+        (*addresses).local_port = read_or_zero(sock, offset!(sock_num));
         if family == AF_INET {
-            let address: u32 = read_kernel(sock, offset!(sock_rcv_saddr)).unwrap_or(0);
+            let address: u32 = read_or_zero(sock, offset!(sock_rcv_saddr));
             (&raw mut (*addresses).local).cast::<u32>().write_unaligned(address);
         } else {
-            (*addresses).local = read_kernel(sock, offset!(sock_v6_rcv_saddr)).unwrap_or([0; 16]);
+            (*addresses).local = read_or_zero(sock, offset!(sock_v6_rcv_saddr));
         }
     }
 }
 
-const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
@@ -179,34 +178,34 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 fn tcp_state(sock: u64, old: i32, new: i32, owner: &SocketOwner) {
     // SAFETY: plain helper.
     let who = Who { tgid: owner.tgid, tid: 0, now_ns: unsafe { bpf_ktime_get_ns() } };
-    let family: u16 = read_kernel(sock, offset!(sock_family)).unwrap_or(0);
+    let family: u16 = read_or_zero(sock, offset!(sock_family));
     let Some(mut entry) = reserve::<TcpState>(Kind::TcpState, &who, &Goroutine::NONE) else { return };
     let state = body(&mut entry);
     // SAFETY: the reservation is writable.
     unsafe {
         (*state).socket = sock;
         (*state).fd = owner.fd;
-        (*state).error = read_kernel(sock, offset!(sock_err)).unwrap_or(0);
+        (*state).error = read_or_zero(sock, offset!(sock_err));
         (*state).old_state = old as u8;
         (*state).new_state = new as u8;
         (*state)._pad = [0; 6];
         (*state).syn_ns = owner.syn_ns;
-        (*state).bytes_acked = read_kernel(sock, offset!(tcp_bytes_acked)).unwrap_or(0);
-        (*state).bytes_received = read_kernel(sock, offset!(tcp_bytes_received)).unwrap_or(0);
+        (*state).bytes_acked = read_or_zero(sock, offset!(tcp_bytes_acked));
+        (*state).bytes_received = read_or_zero(sock, offset!(tcp_bytes_received));
         // The kernel keeps eight times the smoothed round trip.
-        (*state).srtt_us = read_kernel::<u32>(sock, offset!(tcp_srtt_us)).unwrap_or(0) >> 3;
-        (*state).retransmits = read_kernel(sock, offset!(tcp_total_retrans)).unwrap_or(0);
+        (*state).srtt_us = read_or_zero::<u32>(sock, offset!(tcp_srtt_us)) >> 3;
+        (*state).retransmits = read_or_zero(sock, offset!(tcp_total_retrans));
         let addresses = &raw mut (*state).addresses;
         (*addresses).remote = [0; 16];
         (*addresses).family = family;
         (*addresses).socket_type = 1;
-        (*addresses).remote_port = u16::from_be(read_kernel(sock, offset!(sock_dport)).unwrap_or(0));
+        (*addresses).remote_port = u16::from_be(read_or_zero(sock, offset!(sock_dport)));
         local(addresses, sock, family);
         if family == AF_INET {
-            let address: u32 = read_kernel(sock, offset!(sock_daddr)).unwrap_or(0);
+            let address: u32 = read_or_zero(sock, offset!(sock_daddr));
             (&raw mut (*addresses).remote).cast::<u32>().write_unaligned(address);
         } else {
-            (*addresses).remote = read_kernel(sock, offset!(sock_v6_daddr)).unwrap_or([0; 16]);
+            (*addresses).remote = read_or_zero(sock, offset!(sock_v6_daddr));
         }
     }
     submit(entry, Urgency::Batch);

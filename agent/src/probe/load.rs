@@ -158,6 +158,11 @@ const PROGRAMS: &[(&str, Tier)] = &[
     ("sys_exit", Tier::Mandatory),
     ("flock_lock_inode", Tier::Locks),
     ("inet_sock_set_state", Tier::Sockets),
+    ("block_bio_queue", Tier::Disk),
+    ("block_split", Tier::Disk),
+    ("block_rq_issue", Tier::Disk),
+    ("block_rq_complete", Tier::Disk),
+    ("sched_switch", Tier::Disk),
 ];
 
 /// The loaded programs and their maps. Dropping it detaches everything.
