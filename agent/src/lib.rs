@@ -6,3 +6,4 @@
 
 pub mod build;
 pub mod gobin;
+pub mod host;
