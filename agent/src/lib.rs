@@ -5,3 +5,4 @@
 //! reports and the telemetry encoders.
 
 pub mod build;
+pub mod telemetry;
