@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -26,6 +26,13 @@ pub struct Servers {
 impl Servers {
     /// Starts them over the fetched modules.
     pub fn start(workspace: &Workspace, directory: &Path, program: &Program) -> Result<Self> {
+        // The testkit appends; these are to be the requests of one run.
+        for name in [PROXY, MIRROR] {
+            let log = log_of(directory, name);
+            if log.exists() {
+                fs::remove_file(&log).with_context(|| format!("remove {}", log.display()))?;
+            }
+        }
         let configuration = directory.join("servers.json");
         fs::write(&configuration, serde_json::to_vec_pretty(&configuration_of(directory, program))?)?;
         let testkit = workspace.target.join("debug/testkit");
@@ -58,6 +65,13 @@ impl Drop for Servers {
     }
 }
 
+const PROXY: &str = "proxy";
+const MIRROR: &str = "mirror";
+
+fn log_of(directory: &Path, proxy: &str) -> PathBuf {
+    directory.join(format!("{proxy}.log.jsonl"))
+}
+
 fn configuration_of(directory: &Path, program: &Program) -> serde_json::Value {
     let proxy = |name: &str, host: &str, rules: serde_json::Value| {
         json!({
@@ -66,14 +80,14 @@ fn configuration_of(directory: &Path, program: &Program) -> serde_json::Value {
             // A name needs a DNS server, and that port 53: root's.
             "host_names": if is_root() { vec![host] } else { vec![] },
             "folders": [program.downloads],
-            "log": directory.join(format!("{name}.log.jsonl")),
+            "log": log_of(directory, name),
             "rules": rules,
         })
     };
     let mut configuration = json!({
         "state_dir": directory.join("state"),
         "proxies": [
-            proxy("proxy", "proxy.demo.test", json!([
+            proxy(PROXY, "proxy.demo.test", json!([
                 // This proxy has no modules of one owner; go asks the mirror for them.
                 {"path": "/github.com/muesli/*", "answer": {"status": 404}},
                 {"path": "/golang.org/x/text/*.zip", "first_byte": "200ms", "body_rate_bytes_per_s": 8_000_000},
@@ -82,7 +96,7 @@ fn configuration_of(directory: &Path, program: &Program) -> serde_json::Value {
                 {"path": "*.zip", "first_byte": "40ms"},
                 {"path": "*", "first_byte": "8ms"},
             ])),
-            proxy("mirror", "mirror.demo.test", json!([{"path": "*", "first_byte": "120ms"}])),
+            proxy(MIRROR, "mirror.demo.test", json!([{"path": "*", "first_byte": "120ms"}])),
         ],
     });
     if is_root() {
