@@ -69,13 +69,16 @@ pub fn open(call: &Call) {
             }
         }
     }
-    emit(call, &PathFacts {
-        operation: PathOperation::Open,
-        dirfd: call.registers.first() as i32,
-        flags: flags as u32,
-        address: call.registers.second(),
-        inode,
-    });
+    emit(
+        call,
+        &PathFacts {
+            operation: PathOperation::Open,
+            dirfd: call.registers.first() as i32,
+            flags: flags as u32,
+            address: call.registers.second(),
+            inode,
+        },
+    );
 }
 
 /// Any other call with a path; of go commands only.
@@ -211,7 +214,12 @@ pub fn truncate(call: &Call) {
         if call.result < 0 || (*descriptor).kind != FILE {
             return;
         }
-        emit_io(call, fd, descriptor, FileOperation::Truncate, call.registers.second());
+        // The build cache ends an entry by cutting it to the length that it has.
+        let length = call.registers.second();
+        if length >= (*descriptor).written_bytes {
+            return;
+        }
+        emit_io(call, fd, descriptor, FileOperation::Truncate, length);
         (*descriptor).written_bytes = 0;
         (*descriptor).writes = 0;
         (*descriptor).last_write_ns = 0;
@@ -261,7 +269,8 @@ fn stderr(call: &Call) {
     // SAFETY: the reservation is writable and of this size; the helper checks the address.
     unsafe {
         let failed =
-            bpf_probe_read_user((&raw mut (*record).text).cast(), used as u32, call.registers.second() as *const _) != 0;
+            bpf_probe_read_user((&raw mut (*record).text).cast(), used as u32, call.registers.second() as *const _)
+                != 0;
         (*record).written = call.result as u32;
         (*record).used = if failed { 0 } else { used as u32 };
     }

@@ -1,6 +1,11 @@
 //! Reads of kernel and user memory, at offsets that the agent resolved.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user,
+    generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
+};
 use gobuild_trace_common::{ABSENT, Offsets, Settings};
 
 use crate::maps::Inode;
@@ -52,6 +57,20 @@ pub fn read<T>(base: u64, offset: u32) -> Option<T> {
     }
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
+}
+
+/// Like [`read`], with zero for what cannot be read. Without a branch, which keeps the verifier's work in loops small:
+/// the helper clears the destination when it fails.
+#[inline(always)]
+pub fn read_or_zero<T: Copy>(base: u64, offset: u32) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    if offset != ABSENT {
+        let address = base.wrapping_add(u64::from(offset));
+        // SAFETY: the helper checks the address and writes every byte; `T` is an integer or an array of such.
+        unsafe { bpf_probe_read_kernel_raw(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    }
+    // SAFETY: zeroed, then written by the helper.
+    unsafe { value.assume_init() }
 }
 
 /// Reads user memory of the current task.

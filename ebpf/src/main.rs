@@ -4,6 +4,7 @@
 //! One file per thing observed. Programs decide nothing that the agent can decide; what they must know about an
 //! executable the agent writes into `FILES`. Kernel fields are read at offsets that the agent resolved from BTF
 //! ([`kernel`]); BTF tracepoints only, because any classic system call tracepoint slows every call on the host.
+//! Everything is inlined: BPF subprograms make the linker of LLVM 22 crash while it writes debug information.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -14,6 +15,8 @@ mod syscall;
 mod file;
 mod lock;
 mod socket;
+mod block;
+mod iowait;
 mod goroutine;
 mod record;
 mod maps;

@@ -33,11 +33,23 @@ pub static SEEN: LruHashMap<SeenKey, u8> = LruHashMap::with_max_entries(32768, 0
 
 /// Begin of the `flock` wait of a thread.
 #[map]
-pub static LOCKS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
+pub static LOCKS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
 /// Who opened an inode for writing last.
 #[map]
 pub static INODES: LruHashMap<Inode, u32> = LruHashMap::with_max_entries(262_144, 0);
+
+/// Bios by address: who queued them and when. Completion deletes.
+#[map]
+pub static BIOS: LruHashMap<u64, QueuedBio> = LruHashMap::with_max_entries(32768, 0);
+
+/// First issue of requests by address. Completion deletes; devices have a fixed set of requests, so none piles up.
+#[map]
+pub static RQS: HashMap<u64, u64> = HashMap::with_max_entries(16384, 0);
+
+/// Since when a thread is off the processor for block I/O.
+#[map]
+pub static IOWAIT: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
 
 /// Events that did not reach the ring, by reason.
 #[map]
@@ -122,4 +134,13 @@ pub struct Inode {
     pub number: u64,
     pub device: u32,
     pub generation: u32,
+}
+
+/// A bio on its way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct QueuedBio {
+    pub tgid: u32,
+    pub _pad: u32,
+    pub queued_ns: u64,
 }

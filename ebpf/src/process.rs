@@ -17,7 +17,7 @@ use gobuild_trace_common::{
 use crate::{
     arch::Registers,
     goroutine::Goroutine,
-    kernel::{current_task, identify, offset, read, read_user, setting},
+    kernel::{current_task, identify, offset, read, read_or_zero, read_user, setting},
     maps::{FILES, PROCS, Process},
     record::{Urgency, Who, body, lost, reserve, submit},
     syscall::Call,
@@ -202,7 +202,7 @@ fn executable(bprm: u64) -> Option<FileKey> {
         generation: identity.generation,
         inode: identity.number,
         size: read(inode, offset!(inode_size))?,
-        ctime_s: read(inode, offset!(inode_ctime)).unwrap_or(0),
+        ctime_s: read_or_zero(inode, offset!(inode_ctime)),
     })
 }
 
@@ -225,8 +225,8 @@ struct ExecRecord<const ARGS: usize> {
 #[inline(always)]
 fn emit_exec(facts: &ExecFacts) {
     let mm: u64 = read(current_task(), offset!(task_mm)).unwrap_or(0);
-    let args_start: u64 = read(mm, offset!(mm_arg_start)).unwrap_or(0);
-    let args_end: u64 = read(mm, offset!(mm_arg_end)).unwrap_or(0);
+    let args_start: u64 = read_or_zero(mm, offset!(mm_arg_start));
+    let args_end: u64 = read_or_zero(mm, offset!(mm_arg_end));
     let args_bytes = args_end.saturating_sub(args_start);
     if args_bytes <= EXEC_ARGS_SMALL as u64 {
         fill_exec::<EXEC_ARGS_SMALL>(facts, Kind::ExecSmall, mm, args_start, args_bytes);
@@ -241,10 +241,10 @@ fn fill_exec<const ARGS: usize>(facts: &ExecFacts, kind: Kind, mm: u64, args_sta
     let Some(mut entry) = reserve::<ExecRecord<ARGS>>(kind, &who, &Goroutine::NONE) else { return };
     let record = body(&mut entry);
     let task = current_task();
-    let parent: u64 = read(task, offset!(task_real_parent)).unwrap_or(0);
-    let filename: u64 = read(facts.bprm, offset!(binprm_filename)).unwrap_or(0);
-    let env_start: u64 = read(mm, offset!(mm_env_start)).unwrap_or(0);
-    let env_end: u64 = read(mm, offset!(mm_env_end)).unwrap_or(0);
+    let parent: u64 = read_or_zero(task, offset!(task_real_parent));
+    let filename: u64 = read_or_zero(facts.bprm, offset!(binprm_filename));
+    let env_start: u64 = read_or_zero(mm, offset!(mm_env_start));
+    let env_end: u64 = read_or_zero(mm, offset!(mm_env_end));
 
     // SAFETY: the reservation is writable and of this size; the helpers check the addresses they read.
     unsafe {
@@ -253,13 +253,12 @@ fn fill_exec<const ARGS: usize>(facts: &ExecFacts, kind: Kind, mm: u64, args_sta
         (*exec).old_tid = facts.old_tid;
         (*exec).role = facts.role;
         (*exec).in_tree = facts.in_tree;
-        (*exec).parent = read(parent, offset!(task_tgid)).unwrap_or(0);
+        (*exec).parent = read_or_zero(parent, offset!(task_tgid));
         (*exec).uid = bpf_get_current_uid_gid() as u32;
         (*exec)._pad = 0;
         (*exec).comm = bpf_get_current_comm().unwrap_or([0; 16]);
 
-        let length =
-            bpf_probe_read_kernel_str((&raw mut (*exec).path).cast(), EXEC_PATH as u32, filename as *const _);
+        let length = bpf_probe_read_kernel_str((&raw mut (*exec).path).cast(), EXEC_PATH as u32, filename as *const _);
         (*exec).path_len = if length > 0 { (length - 1) as u16 } else { 0 };
 
         (*exec).args_len = args_bytes as u32;
@@ -292,13 +291,13 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let tgid = (id >> 32) as u32;
     let Some(process) = PROCS.get_ptr_mut(&tgid) else { return 0 };
     let task = current_task();
-    let signal: u64 = read(task, offset!(task_signal)).unwrap_or(0);
+    let signal: u64 = read_or_zero(task, offset!(task_signal));
     if setting!(exit_group_dead) == 1 {
         let group_dead: u64 = ctx.arg(1);
         if group_dead & 1 == 0 {
             return 0;
         }
-    } else if read::<u32>(signal, offset!(signal_live)).unwrap_or(0) != 0 {
+    } else if read_or_zero::<u32>(signal, offset!(signal_live)) != 0 {
         return 0;
     }
     // SAFETY: a live map value.
@@ -320,10 +319,10 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         (*exit)._pad = 0;
         (*exit).user_ns = times.user_ns;
         (*exit).system_ns = times.system_ns;
-        (*exit).max_rss_bytes = read::<u64>(signal, offset!(signal_maxrss)).unwrap_or(0) << setting!(page_shift);
+        (*exit).max_rss_bytes = read_or_zero::<u64>(signal, offset!(signal_maxrss)) << setting!(page_shift);
         (*exit).io_wait_ns = io_wait_ns;
         (*exit).io_waits = io_waits;
-        (*exit).start_ns = read(leader, offset!(task_start_time)).unwrap_or(0);
+        (*exit).start_ns = read_or_zero(leader, offset!(task_start_time));
     }
     submit(entry, Urgency::Now);
     0
@@ -335,11 +334,11 @@ const SIGNAL_GROUP_EXIT: u32 = 4;
 /// As `wait_task_zombie` reports it: the group's code when the group was ended, else the leader's.
 #[inline(always)]
 fn exit_status(signal: u64, leader: u64) -> u32 {
-    let flags: u32 = read(signal, offset!(signal_flags)).unwrap_or(0);
+    let flags: u32 = read_or_zero(signal, offset!(signal_flags));
     if flags & SIGNAL_GROUP_EXIT != 0 {
-        return read(signal, offset!(signal_group_exit_code)).unwrap_or(0);
+        return read_or_zero(signal, offset!(signal_group_exit_code));
     }
-    read(leader, offset!(task_exit_code)).unwrap_or(0)
+    read_or_zero(leader, offset!(task_exit_code))
 }
 
 struct CpuTimes {
@@ -354,22 +353,22 @@ const MAX_THREADS: u32 = 256;
 /// kernel/sched/cputime.c. Threads that were released are in the group's sums, the others are walked.
 #[inline(always)]
 fn cpu_times(task: u64, signal: u64, tgid: u32) -> CpuTimes {
-    let mut user: u64 = read(signal, offset!(signal_utime)).unwrap_or(0);
-    let mut system: u64 = read(signal, offset!(signal_stime)).unwrap_or(0);
-    let mut run: u64 = read(signal, offset!(signal_sum_sched_runtime)).unwrap_or(0);
+    let mut user: u64 = read_or_zero(signal, offset!(signal_utime));
+    let mut system: u64 = read_or_zero(signal, offset!(signal_stime));
+    let mut run: u64 = read_or_zero(signal, offset!(signal_sum_sched_runtime));
     let _ = task;
     let head = signal + u64::from(offset!(signal_thread_head));
-    let mut node: u64 = read(head, 0).unwrap_or(0);
+    let mut node: u64 = read_or_zero(head, 0);
     let mut walked = 0;
     while walked < MAX_THREADS {
         if node == 0 || node == head {
             break;
         }
         let thread = node - u64::from(offset!(task_thread_node));
-        user += read::<u64>(thread, offset!(task_utime)).unwrap_or(0);
-        system += read::<u64>(thread, offset!(task_stime)).unwrap_or(0);
-        run += read::<u64>(thread, offset!(task_sum_exec_runtime)).unwrap_or(0);
-        node = read(node, 0).unwrap_or(0);
+        user += read_or_zero::<u64>(thread, offset!(task_utime));
+        system += read_or_zero::<u64>(thread, offset!(task_stime));
+        run += read_or_zero::<u64>(thread, offset!(task_sum_exec_runtime));
+        node = read_or_zero(node, 0);
         walked += 1;
     }
     if walked == MAX_THREADS {

@@ -87,7 +87,12 @@ pub fn lost(tgid: u32, kind: Kind, reason: DropReason) {
 #[inline(always)]
 pub fn add(counter: *mut u64, value: u64) {
     // SAFETY: map values are aligned to 8 bytes and live while the program runs.
-    unsafe { *counter += value };
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {value}", counter = in(reg) counter, value = in(reg) value);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = (counter, value);
 }
 
 /// Pointer to a record's field area.

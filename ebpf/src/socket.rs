@@ -6,14 +6,14 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use gobuild_trace_common::{
-    Addresses, Connect, DropReason, FIRST_BY_GOROUTINE, FIRST_ON_SOCKET, FIRST_SINCE_WRITE, Kind, Role,
-    SOCKET_PAYLOAD, SocketDirection, SocketIo, TcpState,
+    Addresses, Connect, DropReason, FIRST_BY_GOROUTINE, FIRST_ON_SOCKET, FIRST_SINCE_WRITE, Kind, Role, SOCKET_PAYLOAD,
+    SocketDirection, SocketIo, TcpState,
 };
 
 use crate::{
     file::{descriptor, key},
     goroutine::Goroutine,
-    kernel::{file_of, offset, read as read_kernel, read_user},
+    kernel::{file_of, offset, read as read_kernel, read_or_zero, read_user},
     maps::{Descriptor, FDS, PROCS, SEEN, SOCKET, SOCKS, SeenKey, SocketOwner},
     record::{Urgency, Who, add, body, lost, reserve, submit},
     syscall::Call,
@@ -85,7 +85,7 @@ pub fn connect(call: &Call) {
             syn_ns = (*owner).syn_ns;
         }
     }
-    let local_port: u16 = read_kernel(sock, offset!(sock_num)).unwrap_or(0);
+    let local_port: u16 = read_or_zero(sock, offset!(sock_num));
     // SAFETY: a live map value.
     let socket_type = unsafe {
         (*descriptor).opened_ns = call.who.now_ns;
@@ -125,17 +125,16 @@ unsafe fn local(addresses: *mut Addresses, sock: u64, family: u16) {
     // SAFETY: by contract.
     unsafe {
         (*addresses).local = [0; 16];
-        (*addresses).local_port = read_kernel(sock, offset!(sock_num)).unwrap_or(0);
+        (*addresses).local_port = read_or_zero(sock, offset!(sock_num));
         if family == AF_INET {
-            let address: u32 = read_kernel(sock, offset!(sock_rcv_saddr)).unwrap_or(0);
+            let address: u32 = read_or_zero(sock, offset!(sock_rcv_saddr));
             (&raw mut (*addresses).local).cast::<u32>().write_unaligned(address);
         } else {
-            (*addresses).local = read_kernel(sock, offset!(sock_v6_rcv_saddr)).unwrap_or([0; 16]);
+            (*addresses).local = read_or_zero(sock, offset!(sock_v6_rcv_saddr));
         }
     }
 }
 
-const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
@@ -179,34 +178,34 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 fn tcp_state(sock: u64, old: i32, new: i32, owner: &SocketOwner) {
     // SAFETY: plain helper.
     let who = Who { tgid: owner.tgid, tid: 0, now_ns: unsafe { bpf_ktime_get_ns() } };
-    let family: u16 = read_kernel(sock, offset!(sock_family)).unwrap_or(0);
+    let family: u16 = read_or_zero(sock, offset!(sock_family));
     let Some(mut entry) = reserve::<TcpState>(Kind::TcpState, &who, &Goroutine::NONE) else { return };
     let state = body(&mut entry);
     // SAFETY: the reservation is writable.
     unsafe {
         (*state).socket = sock;
         (*state).fd = owner.fd;
-        (*state).error = read_kernel(sock, offset!(sock_err)).unwrap_or(0);
+        (*state).error = read_or_zero(sock, offset!(sock_err));
         (*state).old_state = old as u8;
         (*state).new_state = new as u8;
         (*state)._pad = [0; 6];
         (*state).syn_ns = owner.syn_ns;
-        (*state).bytes_acked = read_kernel(sock, offset!(tcp_bytes_acked)).unwrap_or(0);
-        (*state).bytes_received = read_kernel(sock, offset!(tcp_bytes_received)).unwrap_or(0);
+        (*state).bytes_acked = read_or_zero(sock, offset!(tcp_bytes_acked));
+        (*state).bytes_received = read_or_zero(sock, offset!(tcp_bytes_received));
         // The kernel keeps eight times the smoothed round trip.
-        (*state).srtt_us = read_kernel::<u32>(sock, offset!(tcp_srtt_us)).unwrap_or(0) >> 3;
-        (*state).retransmits = read_kernel(sock, offset!(tcp_total_retrans)).unwrap_or(0);
+        (*state).srtt_us = read_or_zero::<u32>(sock, offset!(tcp_srtt_us)) >> 3;
+        (*state).retransmits = read_or_zero(sock, offset!(tcp_total_retrans));
         let addresses = &raw mut (*state).addresses;
         (*addresses).remote = [0; 16];
         (*addresses).family = family;
         (*addresses).socket_type = 1;
-        (*addresses).remote_port = u16::from_be(read_kernel(sock, offset!(sock_dport)).unwrap_or(0));
+        (*addresses).remote_port = u16::from_be(read_or_zero(sock, offset!(sock_dport)));
         local(addresses, sock, family);
         if family == AF_INET {
-            let address: u32 = read_kernel(sock, offset!(sock_daddr)).unwrap_or(0);
+            let address: u32 = read_or_zero(sock, offset!(sock_daddr));
             (&raw mut (*addresses).remote).cast::<u32>().write_unaligned(address);
         } else {
-            (*addresses).remote = read_kernel(sock, offset!(sock_v6_daddr)).unwrap_or([0; 16]);
+            (*addresses).remote = read_or_zero(sock, offset!(sock_v6_daddr));
         }
     }
     submit(entry, Urgency::Batch);
@@ -215,6 +214,19 @@ fn tcp_state(sock: u64, old: i32, new: i32, owner: &SocketOwner) {
 /// Writes of at least so many bytes are reported even when their goroutine has written before: over HTTP/1 all
 /// requests of a connection come from one goroutine, and a request is longer than this; h2's window updates are not.
 const LONG_WRITE: u64 = 96;
+
+/// A TLS handshake is over after so many writes of the client (two flights; some send one record a write).
+const HANDSHAKE_WRITES: u64 = 4;
+/// And after so many bytes read: certificate chains take the most of it.
+const HANDSHAKE_READ_BYTES: u64 = 32 << 10;
+
+/// The call moved a TLS record that ends or continues a handshake, even if its goroutine did so before: the client's
+/// second flight is where a handshake ends.
+#[inline(always)]
+fn is_tls_handshake(moved: i64, buffer: u64) -> bool {
+    let head: u32 = if moved >= 4 { read_user(buffer).unwrap_or(0) } else { 0 };
+    is_tls(head)
+}
 
 /// `sendto(fd, buffer, …)`.
 #[inline(always)]
@@ -266,7 +278,8 @@ pub fn wrote(call: &Call, fd: u32, descriptor: *mut Descriptor, buffer: u64) {
             first |= FIRST_BY_GOROUTINE;
         }
         let datagram = (*descriptor).socket_type == SOCK_DGRAM;
-        if first == 0 && bytes < LONG_WRITE && !datagram {
+        let handshake = (*descriptor).writes <= HANDSHAKE_WRITES && is_tls_handshake(call.result, buffer);
+        if first == 0 && bytes < LONG_WRITE && !datagram && !handshake {
             return;
         }
         (*descriptor).awaits_read = 1;
@@ -301,10 +314,11 @@ pub fn read(call: &Call) {
         if unseen(call, fd, descriptor, &goroutine, 1 << 63) {
             first |= FIRST_BY_GOROUTINE;
         }
-        if first == 0 && (*descriptor).socket_type != SOCK_DGRAM {
+        let buffer = call.registers.second();
+        let handshake = (*descriptor).read_bytes <= HANDSHAKE_READ_BYTES && is_tls_handshake(call.result, buffer);
+        if first == 0 && (*descriptor).socket_type != SOCK_DGRAM && !handshake {
             return;
         }
-        let buffer = call.registers.second();
         let io = Io { fd, buffer, first, direction: SocketDirection::Read, total: (*descriptor).read_bytes };
         emit(call, descriptor, &goroutine, &io);
     }
@@ -352,8 +366,7 @@ fn emit(call: &Call, descriptor: *mut Descriptor, goroutine: &Goroutine, facts: 
         if used > SOCKET_PAYLOAD as u64 {
             used = SOCKET_PAYLOAD as u64;
         }
-        let failed =
-            bpf_probe_read_user((&raw mut (*io).payload).cast(), used as u32, facts.buffer as *const _) != 0;
+        let failed = bpf_probe_read_user((&raw mut (*io).payload).cast(), used as u32, facts.buffer as *const _) != 0;
         (*io).socket = (*descriptor).socket;
         (*io).connected_ns = (*descriptor).opened_ns;
         (*io).fd = facts.fd as i32;
@@ -371,11 +384,17 @@ fn emit(call: &Call, descriptor: *mut Descriptor, goroutine: &Goroutine, facts: 
 /// Bytes of a TLS record's header: type, version, length. Nothing of what it protects.
 const RECORD_HEADER: u64 = 5;
 
+/// TLS handshake, alert or cipher change, not protected data.
+#[inline(always)]
+fn is_tls(head: u32) -> bool {
+    matches!(head & 0xff, 0x14..=0x16) && (head >> 8) & 0xff == 3
+}
+
 /// TLS handshake, alert or cipher change, or the head of an HTTP/1 message.
 #[inline(always)]
 fn is_plain_text(head: u32) -> bool {
-    let tls = matches!(head & 0xff, 0x14..=0x16) && (head >> 8) & 0xff == 3;
-    tls || head == u32::from_le_bytes(*b"GET ")
+    is_tls(head)
+        || head == u32::from_le_bytes(*b"GET ")
         || head == u32::from_le_bytes(*b"HEAD")
         || head == u32::from_le_bytes(*b"POST")
         || head == u32::from_le_bytes(*b"CONN")
