@@ -296,13 +296,18 @@ fn package_source(index: usize, functions: usize, imports: &[&str]) -> String {
     text
 }
 
-/// `size` bytes that do not compress, the same for the same seed: SHA-256 in counter mode.
+/// `size` bytes that do not compress, the same for the same seed: SplitMix64 from a state that the seed gives.
 fn payload(seed: &str, size: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(size + 32);
-    let mut counter = 0u64;
+    let seed = digest(&SHA256, seed.as_bytes());
+    let first = seed.as_ref().first_chunk();
+    let mut state = u64::from_le_bytes(*first.expect("a SHA-256 has 32 bytes"));
+    let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
-        bytes.extend_from_slice(digest(&SHA256, format!("{seed} {counter}").as_bytes()).as_ref());
-        counter += 1;
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
     }
     bytes.truncate(size);
     bytes
