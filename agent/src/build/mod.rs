@@ -1,0 +1,26 @@
+//! The model: folds the ordered event stream into builds with their modules, fetches, connections, caches, tools, disk
+//! and phases.
+//!
+//! It does no I/O, reads no clock and never looks at `/proc`: what it does not get as an event it does not know.
+//! Findings are `diagnose`'s, looks are `report`'s.
+
+pub mod types;
+
+mod fold;
+
+mod build_cache;
+mod disk;
+mod download;
+mod network;
+mod tools;
+
+mod cache_path;
+mod proxy;
+
+mod finish;
+mod live;
+mod share;
+
+pub use fold::{BuildId, Model};
+pub use live::{Activity, Waiting};
+pub use types::*;

@@ -1,0 +1,37 @@
+//! Block I/O.
+
+use crate::Header;
+
+wire! {
+    /// A block request completed, or the part of it that belongs to one owner.
+    pub struct BlockIo : 104 {
+        /// `tgid` is the process charged; `tid` 0.
+        pub header: Header,
+        /// `gendisk` device (kernel encoding).
+        pub device: u32,
+        /// 0 read, 1 write.
+        pub write: u8,
+        /// 1: charged by inode (written back by the kernel), 0: by the task that queued the bio.
+        pub by_inode: u8,
+        /// 1: first part of its request, so a request counts as one operation.
+        pub first_part: u8,
+        /// Zero.
+        pub _pad: u8,
+        /// Bytes of this part.
+        pub bytes: u64,
+        /// First issue → completion.
+        pub latency_ns: u64,
+        /// Inode that holds the pages; 0 when unknown.
+        pub inode: u64,
+        /// Its device (kernel encoding).
+        pub inode_device: u32,
+        /// Its generation.
+        pub generation: u32,
+        /// Queue of the bio → completion; 0 when not seen.
+        pub queued_ns: u64,
+        /// errno of the request; 0 is success.
+        pub error: u32,
+        /// Zero.
+        pub _pad2: u32,
+    }
+}
