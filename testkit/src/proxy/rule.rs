@@ -142,10 +142,7 @@ impl Pattern {
     /// Compiles a glob; fails on an unclosed bracket and the like.
     pub fn new(glob: &str) -> Result<Self, globset::Error> {
         let matcher = GlobBuilder::new(glob).literal_separator(false).build()?;
-        Ok(Self {
-            text: glob.to_owned(),
-            matcher: matcher.compile_matcher(),
-        })
+        Ok(Self { text: glob.to_owned(), matcher: matcher.compile_matcher() })
     }
 
     /// Whether the whole of `text` matches.
@@ -260,18 +257,12 @@ impl Rule {
 impl ConnectionRule {
     /// Holds the handshake of every connection back.
     pub fn accept(delay: Duration) -> Self {
-        Self {
-            accept: delay,
-            ..Self::default()
-        }
+        Self { accept: delay, ..Self::default() }
     }
 
     /// Ends every connection.
     pub fn end(end: ConnectionEnd) -> Self {
-        Self {
-            end: Some(end),
-            ..Self::default()
-        }
+        Self { end: Some(end), ..Self::default() }
     }
 
     /// Only for some connections.
@@ -314,10 +305,7 @@ impl Rules {
                 |rule| rule.nth,
                 |rule| {
                     rule.path.is_match(path)
-                        && rule
-                            .host
-                            .as_ref()
-                            .is_none_or(|pattern| pattern.is_match(host))
+                        && rule.host.as_ref().is_none_or(|pattern| pattern.is_match(host))
                         && rule.method.as_ref().is_none_or(|wanted| wanted == method)
                 },
             )
@@ -333,11 +321,7 @@ impl Rules {
     }
 }
 
-fn pick<R: Clone>(
-    rules: &mut [(R, u64)],
-    nth: impl Fn(&R) -> Nth,
-    is_match: impl Fn(&R) -> bool,
-) -> Option<R> {
+fn pick<R: Clone>(rules: &mut [(R, u64)], nth: impl Fn(&R) -> Nth, is_match: impl Fn(&R) -> bool) -> Option<R> {
     for (rule, seen) in rules {
         if is_match(rule) {
             *seen += 1;
@@ -389,19 +373,11 @@ mod tests {
         let rules = Rules::default();
         rules.set_requests(vec![
             Rule::on("/spared/*"),
-            Rule::on("*.zip")
-                .host(Pattern::new("mirror.test*").unwrap())
-                .named("mirror"),
+            Rule::on("*.zip").host(Pattern::new("mirror.test*").unwrap()).named("mirror"),
             Rule::on("*.zip"),
         ]);
-        assert_eq!(
-            picked(&rules, "a.test", "/spared/x.zip").unwrap(),
-            "/spared/*"
-        );
-        assert_eq!(
-            picked(&rules, "mirror.test:8443", "/x.zip").unwrap(),
-            "mirror"
-        );
+        assert_eq!(picked(&rules, "a.test", "/spared/x.zip").unwrap(), "/spared/*");
+        assert_eq!(picked(&rules, "mirror.test:8443", "/x.zip").unwrap(), "mirror");
         assert_eq!(picked(&rules, "a.test", "/x.zip").unwrap(), "*.zip");
         assert_eq!(picked(&rules, "a.test", "/x.mod"), None);
     }
@@ -412,24 +388,14 @@ mod tests {
         let three = NonZeroU64::new(3).unwrap();
         rules.set_requests(vec![
             Rule::on("/a").nth(Nth::Only(2)).named("second"),
-            Rule::on("/a")
-                .nth(Nth::Every(three))
-                .named("third of the rest"),
+            Rule::on("/a").nth(Nth::Every(three)).named("third of the rest"),
         ]);
         let names: Vec<_> = (0..7).map(|_| picked(&rules, "", "/a")).collect();
         let name = |name: &str| Some(name.to_owned());
         // The second rule sees all but the request that the first one took.
         assert_eq!(
             names,
-            [
-                None,
-                name("second"),
-                None,
-                name("third of the rest"),
-                None,
-                None,
-                name("third of the rest")
-            ]
+            [None, name("second"), None, name("third of the rest"), None, None, name("third of the rest")]
         );
         assert!(Nth::First(2).contains(2) && !Nth::First(2).contains(3));
         assert!(Nth::From(2).contains(3) && !Nth::From(2).contains(1));
@@ -442,10 +408,7 @@ mod tests {
             "cut": {"after_bytes": 10, "then": "reset_stream"}}"#;
         let rule: Rule = serde_json::from_str(json).unwrap();
         assert_eq!(rule.first_byte, Duration::from_millis(300));
-        assert_eq!(
-            rule.answer,
-            Answer::Status(hyper::StatusCode::SERVICE_UNAVAILABLE)
-        );
+        assert_eq!(rule.answer, Answer::Status(hyper::StatusCode::SERVICE_UNAVAILABLE));
         for wrong in [
             r#"{"path": "[", "first_byte": "1s"}"#,
             r#"{"path": "*", "first_byte": "-1s"}"#,

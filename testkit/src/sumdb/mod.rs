@@ -49,19 +49,11 @@ impl Sumdb {
     }
 
     /// [`Sumdb::new`] with a wrong zip hash for every version of `module`: `go` ends with `SECURITY ERROR`.
-    pub fn misreporting(
-        name: &str,
-        sources: impl IntoIterator<Item = Source>,
-        module: &str,
-    ) -> Result<Arc<Self>> {
+    pub fn misreporting(name: &str, sources: impl IntoIterator<Item = Source>, module: &str) -> Result<Arc<Self>> {
         Self::build(name, sources, HashSet::from([module.to_owned()]))
     }
 
-    fn build(
-        name: &str,
-        sources: impl IntoIterator<Item = Source>,
-        misreported: HashSet<String>,
-    ) -> Result<Arc<Self>> {
+    fn build(name: &str, sources: impl IntoIterator<Item = Source>, misreported: HashSet<String>) -> Result<Arc<Self>> {
         let sumdb = Self {
             signer: Signer::from_name(name)?,
             sources: sources.into_iter().collect(),
@@ -119,19 +111,10 @@ impl Sumdb {
             None => {
                 let range = tile.entries()?;
                 let records = log.records.get(range)?;
-                Some(
-                    records
-                        .iter()
-                        .map(|text| format!("{text}\n"))
-                        .collect::<String>()
-                        .into(),
-                )
+                Some(records.iter().map(|text| format!("{text}\n")).collect::<String>().into())
             }
             Some(level) => {
-                let hashes = log
-                    .tree
-                    .level(level.checked_mul(8)?)?
-                    .get(tile.entries()?)?;
+                let hashes = log.tree.level(level.checked_mul(8)?)?.get(tile.entries()?)?;
                 Some(hashes.concat().into())
             }
         }
