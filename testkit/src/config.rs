@@ -35,7 +35,7 @@ use crate::{
     dns::{DnsRule, DnsServer},
     module::{ModuleSet, Shape, Source},
     namespace::{ResolverOptions, write_resolv_conf},
-    proxy::{Answer, ConnectionRule, Cut, End, Nth, Pattern, Proxy, Rule, Transport, parse_duration},
+    proxy::{Answer, ConnectionRule, Cut, End, Nth, Pattern, Proxy, Rule, Transport, parse_duration, parse_status},
     sumdb::Sumdb,
 };
 
@@ -333,8 +333,8 @@ pub fn parse_fault(text: &str) -> Result<Fault> {
             "first_byte" => rule.first_byte = parse_duration(value).context("first_byte")?,
             "body_rate" => rule = rule.body_rate(bytes()?),
             "status" => {
-                let status = hyper::StatusCode::from_bytes(value.as_bytes());
-                rule.answer = Answer::Status(status.context("status")?);
+                let status = value.parse().context("status:CODE")?;
+                rule.answer = Answer::Status(parse_status(status)?);
             }
             "redirect" => rule.answer = Answer::Redirect(value.to_owned()),
             "stall" => rule.answer = Answer::Stall,

@@ -145,8 +145,9 @@ impl<'a> GoEnvBuilder<'a> {
         if let Some((authority, roots)) = self.authority {
             authority.write_roots(&path("roots.pem"), roots)?;
             variables.insert("SSL_CERT_FILE".into(), path("roots.pem").into());
-            // Go reads every file of these folders beside the one above.
-            variables.insert("SSL_CERT_DIR".into(), path("tmp").into());
+            // Go reads every file of these folders too (`crypto/x509/root_unix.go`): it gets an empty one.
+            fs::create_dir(path("no-roots")).context("make no-roots")?;
+            variables.insert("SSL_CERT_DIR".into(), path("no-roots").into());
         }
         if let Some(folder) = self.go.as_ref().and_then(|go| go.parent()) {
             let old = variables.get(OsStr::new("PATH"));

@@ -40,11 +40,11 @@ impl From<&Path> for Source {
     }
 }
 
-/// The `h1:` hashes of a module version, as its two lines in a `go.sum`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The `h1:` hashes of those files of a module version that a source has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
-    pub zip: String,
-    pub go_mod: String,
+    pub zip: Option<String>,
+    pub go_mod: Option<String>,
 }
 
 impl Source {
@@ -56,13 +56,13 @@ impl Source {
         }
     }
 
-    /// Hashes of a module version whose zip and go.mod this source has. Blocks on I/O.
+    /// Hashes of a module version, `None` when this source has neither its zip nor its go.mod. Blocks on I/O.
     pub(crate) fn sums(&self, module: &str, version: &str) -> Result<Option<Sums>> {
         match self {
             Self::Folder(folder) => folder_sums(folder, module, version),
             Self::Generated(set) => Ok(set
                 .get(module, version)
-                .map(|module| Sums { zip: module.zip_hash.clone(), go_mod: module.go_mod_hash.clone() })),
+                .map(|module| Sums { zip: Some(module.zip_hash.clone()), go_mod: Some(module.go_mod_hash.clone()) })),
         }
     }
 }
@@ -131,18 +131,15 @@ fn folder_versions(folder: &Path, module: &str) -> Result<Vec<String>> {
 }
 
 /// The cache keeps the hash that `go` computed when it fetched the zip in `.ziphash`; a folder made by hand has none.
+/// Of a module that only the graph needs the cache has no zip, of a toolchain no go.mod.
 fn folder_sums(folder: &Path, module: &str, version: &str) -> Result<Option<Sums>> {
-    let Some(go_mod) = read_version_file(folder, module, version, "mod")? else {
-        return Ok(None);
-    };
+    let go_mod = read_version_file(folder, module, version, "mod")?;
     let zip = match read_version_file(folder, module, version, "ziphash")? {
-        Some(hash) => String::from_utf8_lossy(&hash).trim().to_owned(),
-        None => match read_version_file(folder, module, version, "zip")? {
-            Some(zip) => hash_zip(&zip)?,
-            None => return Ok(None),
-        },
+        Some(hash) => Some(String::from_utf8_lossy(&hash).trim().to_owned()),
+        None => read_version_file(folder, module, version, "zip")?.map(|zip| hash_zip(&zip)).transpose()?,
     };
-    Ok(Some(Sums { zip, go_mod: hash_go_mod(&go_mod) }))
+    let sums = Sums { zip, go_mod: go_mod.map(|go_mod| hash_go_mod(&go_mod)) };
+    Ok((sums != Sums::default()).then_some(sums))
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -31,7 +31,7 @@ pub use record::{ConnectionRecord, Held, HttpVersion, RequestRecord, State};
 
 mod rule;
 pub use rule::{Answer, ConnectionEnd, ConnectionRule, Cut, End, Nth, Pattern, Rule};
-pub(crate) use rule::{duration, parse_duration};
+pub(crate) use rule::{duration, parse_duration, parse_status};
 
 mod serve;
 use serve::{Command, Site, accept_loop};

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU64, sync::Mutex, sync::PoisonError, time::Duration};
 
+use anyhow::ensure;
 use globset::{GlobBuilder, GlobMatcher};
 use hyper::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -223,10 +224,12 @@ impl Rule {
     /// Answers with a status.
     ///
     /// # Panics
-    /// When `status` is not within 100 to 999.
+    /// When `status` is none that ends a request: 200 to 999.
     pub fn status(mut self, status: u16) -> Self {
-        let status = StatusCode::from_u16(status).expect("a status has three digits");
-        self.answer = Answer::Status(status);
+        match parse_status(status) {
+            Ok(status) => self.answer = Answer::Status(status),
+            Err(error) => panic!("{error}"),
+        }
         self
     }
 
@@ -345,7 +348,13 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, jiff::Error> {
 }
 
 fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StatusCode, D::Error> {
-    StatusCode::from_u16(u16::deserialize(deserializer)?).map_err(D::Error::custom)
+    parse_status(u16::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// A status that ends a request: an informational one (1xx) does not.
+pub(crate) fn parse_status(status: u16) -> anyhow::Result<StatusCode> {
+    ensure!((200..1000).contains(&status), "{status} is not within 200 to 999");
+    Ok(StatusCode::from_u16(status)?)
 }
 
 #[cfg(test)]
@@ -412,7 +421,7 @@ mod tests {
         for wrong in [
             r#"{"path": "[", "first_byte": "1s"}"#,
             r#"{"path": "*", "first_byte": "-1s"}"#,
-            r#"{"path": "*", "answer": {"status": 42}}"#,
+            r#"{"path": "*", "answer": {"status": 100}}"#,
             r#"{"path": "*", "first_bite": "1s"}"#,
         ] {
             assert!(serde_json::from_str::<Rule>(wrong).is_err(), "{wrong}");

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering, mpsc},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ use crate::{
     module::{Asked, Source},
     sumdb::Sumdb,
 };
+
+const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
 
 /// What every connection of a proxy works with.
 pub(super) struct Site {
@@ -105,8 +108,14 @@ pub(super) async fn accept_loop(site: Arc<Site>, listener: TcpListener, mut comm
 
 async fn accept(listener: Option<&TcpListener>) -> Option<(TcpStream, SocketAddr)> {
     match listener {
-        // A connection that died in the queue, or no descriptor left: the next one may do better.
-        Some(listener) => listener.accept().await.ok(),
+        Some(listener) => match listener.accept().await {
+            Ok(accepted) => Some(accepted),
+            Err(_) => {
+                // A connection that died in the queue, or no descriptor left: that passes, or another try says the same.
+                sleep(ACCEPT_AGAIN).await;
+                None
+            }
+        },
         None => std::future::pending().await,
     }
 }
@@ -273,8 +282,14 @@ async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Resu
             }
         }
     };
+    let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if is_bodiless {
+        *response.body_mut() = Bytes::new();
+    }
     let length = response.body().len() as u64;
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if !is_bodiless {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     if !rule.first_byte.is_zero() {
         sleep_until(arrived + rule.first_byte).await;
         let held = nanoseconds(arrived.elapsed());
