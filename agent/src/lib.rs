@@ -4,6 +4,14 @@
 //! `report` and `telemetry`. Without the feature `probe` the crate is what runs anywhere: the model, recordings,
 //! reports and the telemetry encoders.
 
-pub mod build;
 pub mod gobin;
 pub mod host;
+
+pub mod build;
+pub mod diagnose;
+
+pub mod report;
+pub mod units;
+pub mod words;
+
+pub mod cli;
