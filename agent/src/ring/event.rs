@@ -151,8 +151,8 @@ pub struct ProcessFacts {
     pub settings: Option<GoSettings>,
     /// W3C trace context of the environment.
     pub trace_parent: Option<String>,
-    /// Our own variables in the environment, by which a wrapper tells an agent about itself.
-    pub markers: Vec<(String, String)>,
+    /// Below a wrapper that exports this build itself.
+    pub wrapper_exports: bool,
     /// The process was gone before it could be read.
     pub too_late: bool,
 }
@@ -168,7 +168,7 @@ impl ProcessFacts {
             main_module: None,
             settings: None,
             trace_parent: None,
-            markers: Vec::new(),
+            wrapper_exports: false,
             too_late: false,
         }
     }
