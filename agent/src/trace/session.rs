@@ -6,7 +6,7 @@ use gobuild_trace_common::{DropReason, Kind, LostKey};
 
 use super::inspect::Inspector;
 use crate::{
-    build::{Machine, Model, Probe, ProbeState, Scope, Tier},
+    build::{Machine, Model, ProbeState, Scope, Tier},
     host::{block_device, machine},
     probe::{self, EventRing, ProbeError, Probes, ProgramState},
     ring::{
@@ -243,7 +243,7 @@ fn devices() -> Vec<(u32, String)> {
 }
 
 /// Tiers as the report shows them.
-fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
+fn tiers(probes: &Probes, allowed: Tier) -> Vec<(Tier, ProbeState, Option<String>)> {
     let missing: Vec<String> = probes
         .statuses()
         .iter()
@@ -252,22 +252,18 @@ fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
             ProgramState::Missing(reason) => Some(format!("{}: {reason}", program.name)),
         })
         .collect();
-    let paths = Probe {
-        name: Tier::Paths,
-        state: if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded },
-        reason: (!missing.is_empty()).then(|| missing.join("; ")),
+    let paths = if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded };
+    let goroutine = match allowed {
+        Tier::Paths => (Tier::Goroutine, ProbeState::Off, Some("switched off by --probes".to_owned())),
+        Tier::Goroutine | Tier::Spans | Tier::Requests => (Tier::Goroutine, ProbeState::Ok, None),
     };
-    let capped = |name| {
-        let on = allowed >= Tier::Goroutine;
-        Probe {
-            name,
-            state: if on { ProbeState::Ok } else { ProbeState::Off },
-            reason: (!on).then(|| "switched off by --probes".to_owned()),
-        }
-    };
-    // Not part of this version: no reason, or every report would say so.
-    let absent = |name| Probe { name, state: ProbeState::Off, reason: None };
-    vec![paths, capped(Tier::Goroutine), absent(Tier::Spans), absent(Tier::Requests)]
+    vec![
+        (Tier::Paths, paths, (!missing.is_empty()).then(|| missing.join("; "))),
+        goroutine,
+        // Not part of this version: no reason, or every report would say so.
+        (Tier::Spans, ProbeState::Off, None),
+        (Tier::Requests, ProbeState::Off, None),
+    ]
 }
 
 fn kind_name(kind: u16) -> &'static str {
