@@ -35,7 +35,8 @@ pub fn open(call: &Call) {
     let flags = call.registers.third();
     let writes = flags & O_ACCMODE != 0;
     let creates = flags & (O_CREAT | O_TRUNC) != 0;
-    if !call.is_go() && !(writes && creates && call.result >= 0) {
+    let is_output = writes && creates && call.result >= 0;
+    if !call.is_go() && !is_output {
         return;
     }
     let mut inode = Inode { number: 0, device: 0, generation: 0 };
@@ -69,13 +70,16 @@ pub fn open(call: &Call) {
             }
         }
     }
-    emit(call, &PathFacts {
-        operation: PathOperation::Open,
-        dirfd: call.registers.first() as i32,
-        flags: flags as u32,
-        address: call.registers.second(),
-        inode,
-    });
+    emit(
+        call,
+        &PathFacts {
+            operation: PathOperation::Open,
+            dirfd: call.registers.first() as i32,
+            flags: flags as u32,
+            address: call.registers.second(),
+            inode,
+        },
+    );
 }
 
 /// Any other call with a path; of go commands only.
@@ -266,7 +270,8 @@ fn stderr(call: &Call) {
     // SAFETY: the reservation is writable and of this size; the helper checks the address.
     unsafe {
         let failed =
-            bpf_probe_read_user((&raw mut (*record).text).cast(), used as u32, call.registers.second() as *const _) != 0;
+            bpf_probe_read_user((&raw mut (*record).text).cast(), used as u32, call.registers.second() as *const _)
+                != 0;
         (*record).written = call.result as u32;
         (*record).used = if failed { 0 } else { used as u32 };
     }

@@ -258,8 +258,7 @@ fn fill_exec<const ARGS: usize>(facts: &ExecFacts, kind: Kind, mm: u64, args_sta
         (*exec)._pad = 0;
         (*exec).comm = bpf_get_current_comm().unwrap_or([0; 16]);
 
-        let length =
-            bpf_probe_read_kernel_str((&raw mut (*exec).path).cast(), EXEC_PATH as u32, filename as *const _);
+        let length = bpf_probe_read_kernel_str((&raw mut (*exec).path).cast(), EXEC_PATH as u32, filename as *const _);
         (*exec).path_len = if length > 0 { (length - 1) as u16 } else { 0 };
 
         (*exec).args_len = args_bytes as u32;

@@ -6,8 +6,8 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use gobuild_trace_common::{
-    Addresses, Connect, DropReason, FIRST_BY_GOROUTINE, FIRST_ON_SOCKET, FIRST_SINCE_WRITE, Kind, Role,
-    SOCKET_PAYLOAD, SocketDirection, SocketIo, TcpState,
+    Addresses, Connect, DropReason, FIRST_BY_GOROUTINE, FIRST_ON_SOCKET, FIRST_SINCE_WRITE, Kind, Role, SOCKET_PAYLOAD,
+    SocketDirection, SocketIo, TcpState,
 };
 
 use crate::{
@@ -351,8 +351,7 @@ fn emit(call: &Call, descriptor: *mut Descriptor, goroutine: &Goroutine, facts: 
         if used > SOCKET_PAYLOAD as u64 {
             used = SOCKET_PAYLOAD as u64;
         }
-        let failed =
-            bpf_probe_read_user((&raw mut (*io).payload).cast(), used as u32, facts.buffer as *const _) != 0;
+        let failed = bpf_probe_read_user((&raw mut (*io).payload).cast(), used as u32, facts.buffer as *const _) != 0;
         (*io).socket = (*descriptor).socket;
         (*io).connected_ns = (*descriptor).opened_ns;
         (*io).fd = facts.fd as i32;
