@@ -1,7 +1,7 @@
 //! The library behind `gobuild-trace`: where a Go build's time goes and why, seen from the kernel.
 //!
-//! Data flows one way: kernel → `probe` → `ring` (with `host` facts joined in) → [`build`] → [`diagnose`] →
-//! [`report`] and `telemetry`. Without the feature `probe` the crate is what runs anywhere: the model, recordings,
+//! Data flows one way: kernel → `probe` → [`ring`] (with [`host`] facts joined in) → [`build`] → [`diagnose`] →
+//! [`report`] and [`telemetry`]. Without the feature `probe` the crate is what runs anywhere: the model, recordings,
 //! reports and the telemetry encoders.
 
 #[cfg(feature = "probe")]
@@ -15,6 +15,7 @@ pub mod build;
 pub mod diagnose;
 
 pub mod report;
+pub mod telemetry;
 pub mod units;
 pub mod words;
 

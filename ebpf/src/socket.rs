@@ -215,6 +215,19 @@ fn tcp_state(sock: u64, old: i32, new: i32, owner: &SocketOwner) {
 /// requests of a connection come from one goroutine, and a request is longer than this; h2's window updates are not.
 const LONG_WRITE: u64 = 96;
 
+/// A TLS handshake is over after so many writes of the client (two flights; some send one record a write).
+const HANDSHAKE_WRITES: u64 = 4;
+/// And after so many bytes read: certificate chains take the most of it.
+const HANDSHAKE_READ_BYTES: u64 = 32 << 10;
+
+/// The call moved a TLS record that ends or continues a handshake, even if its goroutine did so before: the client's
+/// second flight is where a handshake ends.
+#[inline(always)]
+fn is_tls_handshake(moved: i64, buffer: u64) -> bool {
+    let head: u32 = if moved >= 4 { read_user(buffer).unwrap_or(0) } else { 0 };
+    is_tls(head)
+}
+
 /// `sendto(fd, buffer, …)`.
 #[inline(always)]
 pub fn send(call: &Call) {
@@ -265,7 +278,8 @@ pub fn wrote(call: &Call, fd: u32, descriptor: *mut Descriptor, buffer: u64) {
             first |= FIRST_BY_GOROUTINE;
         }
         let datagram = (*descriptor).socket_type == SOCK_DGRAM;
-        if first == 0 && bytes < LONG_WRITE && !datagram {
+        let handshake = (*descriptor).writes <= HANDSHAKE_WRITES && is_tls_handshake(call.result, buffer);
+        if first == 0 && bytes < LONG_WRITE && !datagram && !handshake {
             return;
         }
         (*descriptor).awaits_read = 1;
@@ -300,10 +314,11 @@ pub fn read(call: &Call) {
         if unseen(call, fd, descriptor, &goroutine, 1 << 63) {
             first |= FIRST_BY_GOROUTINE;
         }
-        if first == 0 && (*descriptor).socket_type != SOCK_DGRAM {
+        let buffer = call.registers.second();
+        let handshake = (*descriptor).read_bytes <= HANDSHAKE_READ_BYTES && is_tls_handshake(call.result, buffer);
+        if first == 0 && (*descriptor).socket_type != SOCK_DGRAM && !handshake {
             return;
         }
-        let buffer = call.registers.second();
         let io = Io { fd, buffer, first, direction: SocketDirection::Read, total: (*descriptor).read_bytes };
         emit(call, descriptor, &goroutine, &io);
     }
@@ -369,11 +384,17 @@ fn emit(call: &Call, descriptor: *mut Descriptor, goroutine: &Goroutine, facts: 
 /// Bytes of a TLS record's header: type, version, length. Nothing of what it protects.
 const RECORD_HEADER: u64 = 5;
 
+/// TLS handshake, alert or cipher change, not protected data.
+#[inline(always)]
+fn is_tls(head: u32) -> bool {
+    matches!(head & 0xff, 0x14..=0x16) && (head >> 8) & 0xff == 3
+}
+
 /// TLS handshake, alert or cipher change, or the head of an HTTP/1 message.
 #[inline(always)]
 fn is_plain_text(head: u32) -> bool {
-    let tls = matches!(head & 0xff, 0x14..=0x16) && (head >> 8) & 0xff == 3;
-    tls || head == u32::from_le_bytes(*b"GET ")
+    is_tls(head)
+        || head == u32::from_le_bytes(*b"GET ")
         || head == u32::from_le_bytes(*b"HEAD")
         || head == u32::from_le_bytes(*b"POST")
         || head == u32::from_le_bytes(*b"CONN")

@@ -97,8 +97,7 @@ impl<'a> Btf<'a> {
         let body = bytes.get(header..).ok_or(BtfError::Truncated(header))?;
         let types = section(body, word(bytes, 8)? as usize, word(bytes, 12)? as usize)?;
         let strings = section(body, word(bytes, 16)? as usize, word(bytes, 20)? as usize)?;
-        let mut btf =
-            Self { types, strings, positions: vec![0], structures: HashMap::new(), typedefs: HashMap::new() };
+        let mut btf = Self { types, strings, positions: vec![0], structures: HashMap::new(), typedefs: HashMap::new() };
         btf.index()?;
         Ok(btf)
     }

@@ -11,9 +11,7 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Program, ProgramError},
 };
-use gobuild_trace_common::{
-    DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings,
-};
+use gobuild_trace_common::{DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings};
 use thiserror::Error;
 
 use super::{btf::Btf, events::EventRing};
@@ -260,8 +258,7 @@ impl Probes {
         let total = self.dropped();
         if total != self.lost_seen {
             self.lost_seen = total;
-            self.lost_cache =
-                self.lost.iter().filter_map(Result::ok).map(|(Wire(key), count)| (key, count)).collect();
+            self.lost_cache = self.lost.iter().filter_map(Result::ok).map(|(Wire(key), count)| (key, count)).collect();
         }
         &self.lost_cache
     }
@@ -330,8 +327,11 @@ pub fn features() -> FeatureReport {
     };
     match Btf::parse(&bytes) {
         Ok(btf) => {
-            report.missing_tracepoints =
-                PROGRAMS.iter().map(|(name, _)| *name).filter(|name| btf.tracepoint_arguments(name).is_none()).collect();
+            report.missing_tracepoints = PROGRAMS
+                .iter()
+                .map(|(name, _)| *name)
+                .filter(|name| btf.tracepoint_arguments(name).is_none())
+                .collect();
             report.missing_fields = Offsets::FIELDS
                 .iter()
                 .filter(|field| field.members.iter().all(|path| btf.member(field.structure, path).is_none()))
@@ -371,12 +371,12 @@ fn version(release: &str) -> (u32, u32) {
 }
 
 fn attach(ebpf: &mut aya::Ebpf, name: &str, btf: &aya::Btf) -> Result<(), ProgramError> {
-    let program: &mut BtfTracePoint =
-        ebpf.program_mut(name).ok_or(ProgramError::InvalidName { name: name.to_owned() }).and_then(|program| {
-            match program {
-                Program::BtfTracePoint(program) => Ok(program),
-                _ => Err(ProgramError::UnexpectedProgramType),
-            }
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(name)
+        .ok_or(ProgramError::InvalidName { name: name.to_owned() })
+        .and_then(|program| match program {
+            Program::BtfTracePoint(program) => Ok(program),
+            _ => Err(ProgramError::UnexpectedProgramType),
         })?;
     program.load(name, btf)?;
     program.attach()?;
@@ -438,4 +438,3 @@ fn fdinfo(fd: i32) -> BTreeMap<String, u64> {
         })
         .collect()
 }
-

@@ -5,10 +5,10 @@
 //! (`gobin`, whose verdict comes in through [`Probes::set_file`]). A program that does not load or attach costs its
 //! tier, not the run: see [`ProgramStatus`].
 
-mod load;
+pub mod btf;
 mod events;
 mod executable;
-pub mod btf;
+mod load;
 
 pub use events::EventRing;
 pub use executable::file_key;

@@ -1,11 +1,6 @@
 //! The running observation.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io,
-    time::Duration,
-};
+use std::{collections::HashMap, fs::File, io, path::PathBuf, time::Duration};
 
 use gobuild_trace_common::{DropReason, Kind, LostKey};
 
@@ -36,10 +31,11 @@ pub struct Options {
     pub command: Option<Vec<String>>,
     /// Measure the programs' run time.
     pub measure: bool,
+    /// Go commands that are likely to run.
+    pub likely_go_commands: Vec<PathBuf>,
 }
 
 /// A running observation. Dropping it detaches everything.
-#[derive(Debug)]
 pub struct Session {
     probes: Probes,
     ring: EventRing,
@@ -76,7 +72,7 @@ impl Session {
             measure: options.measure,
             ..probe::Config::default()
         })?;
-        let ring = probes.ring().ok_or_else(ProbeError::no_ring)?;
+        let ring = probes.ring().ok_or_else(|| ProbeError::Map { name: "EVENTS", reason: "is in use".to_owned() })?;
         let machine = machine::facts();
         let begin = Begin {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -105,7 +101,7 @@ impl Session {
         };
         session.recorder = recording.and_then(|file| Recorder::new(file).ok());
         session.push(Event { at_ns: begin_ns, task: Task::default(), body: Body::Begin(begin) });
-        session.inspector.prepare(&mut session.probes);
+        session.inspector.prepare(&options.likely_go_commands, &mut session.probes);
         Ok(session)
     }
 
@@ -178,7 +174,7 @@ impl Session {
                 *told = count;
             }
         }
-        let skipped: u64 = self.probes.recursion_misses();
+        let skipped = self.probes.program_stats().iter().map(|program| program.recursion_misses).sum::<u64>();
         if skipped > self.recursion_told {
             let count = skipped - self.recursion_told;
             news.push(Lost { pid: 0, kind: String::new(), reason: "program_skipped".to_owned(), count });
@@ -262,7 +258,8 @@ fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
             reason: (!on).then(|| "switched off by --probes".to_owned()),
         }
     };
-    let absent = |name| Probe { name, state: ProbeState::Off, reason: Some("not part of this version".to_owned()) };
+    // Not part of this version: no reason, or every report would say so.
+    let absent = |name| Probe { name, state: ProbeState::Off, reason: None };
     vec![paths, capped(Tier::Goroutine), absent(Tier::Spans), absent(Tier::Requests)]
 }
 

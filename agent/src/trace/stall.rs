@@ -74,7 +74,11 @@ pub fn line(wait: &Waiting, elapsed_ns: u64, age_ns: u64) -> String {
         Stage::Lock => "waits for another process's lock",
         Stage::Unattributed => "no progress",
     };
-    format!("{} stalled {}: {what}, {stage}", units::clock(elapsed_ns), units::duration(age_ns / 1_000_000_000 * 1_000_000_000))
+    format!(
+        "{} stalled {}: {what}, {stage}",
+        units::clock(elapsed_ns),
+        units::duration(age_ns / 1_000_000_000 * 1_000_000_000)
+    )
 }
 
 fn printable(text: &str) -> String {
@@ -105,8 +109,7 @@ mod tests {
     fn speaks_at_ten_thirty_sixty_seconds_then_each_minute() {
         let mut stalls = Stalls::new(Duration::from_secs(10));
         let waiting = [wait(0)];
-        let spoken: Vec<u64> =
-            (0..=200).filter(|second| !stalls.due(&waiting, second * SECOND).is_empty()).collect();
+        let spoken: Vec<u64> = (0..=200).filter(|second| !stalls.due(&waiting, second * SECOND).is_empty()).collect();
         assert_eq!(spoken, [10, 30, 60, 120, 180]);
     }
 

@@ -497,6 +497,11 @@ impl Download {
         })
     }
 
+    /// Nothing was fetched or tried.
+    pub fn is_idle(&self) -> bool {
+        self.attempts.iter().all(|attempt| !attempt.evident())
+    }
+
     /// Files of modules that were fetched.
     pub fn files_fetched(&self) -> u64 {
         self.attempts.iter().filter(|attempt| matches!(attempt.end, Some((_, Outcome::Done)))).count() as u64
