@@ -4,12 +4,12 @@ use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::{
-    ServerConfig,
+    ServerConfig, SupportedProtocolVersion,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    version::TLS12,
 };
 
 /// Where distributions keep the system's root certificates; the first that exists is used. The list is Go's own
@@ -31,6 +31,18 @@ pub enum Roots {
     OwnAndSystem,
 }
 
+const ONLY_TLS12: &[&SupportedProtocolVersion] = &[&TLS12];
+
+/// Which versions of TLS a server speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersions {
+    /// 1.3 and 1.2: Go takes 1.3.
+    #[default]
+    All,
+    /// 1.2 only, in which the protocol that ALPN chose and the certificate go over the wire in clear.
+    Tls12,
+}
+
 /// A certificate authority with a fresh key.
 #[derive(Debug)]
 pub struct Authority {
@@ -43,15 +55,11 @@ impl Authority {
     /// Makes a key and a self-signed certificate, valid until the year 4096 (rcgen's default).
     pub fn new() -> Result<Self> {
         let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "gobuild-trace testkit");
+        params.distinguished_name.push(DnType::CommonName, "gobuild-trace testkit");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().context("generate the authority's key")?;
-        let certificate = params
-            .self_signed(&key)
-            .context("sign the authority's certificate")?;
+        let certificate = params.self_signed(&key).context("sign the authority's certificate")?;
         Ok(Self {
             certificate_pem: certificate.pem(),
             certificate: certificate.der().clone(),
@@ -84,17 +92,19 @@ impl Authority {
         &self,
         names: Vec<String>,
         alpn: &[&str],
+        versions: TlsVersions,
     ) -> Result<Arc<ServerConfig>> {
         let mut params = CertificateParams::new(names).context("names of the certificate")?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().context("generate the server's key")?;
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .context("sign the server's certificate")?;
+        let certificate = params.signed_by(&key, &self.issuer).context("sign the server's certificate")?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(match versions {
+                TlsVersions::All => rustls::ALL_VERSIONS,
+                TlsVersions::Tls12 => ONLY_TLS12,
+            })
             .context("TLS versions")?
             .with_no_client_auth()
             .with_single_cert(

@@ -17,10 +17,7 @@ pub struct Stamp {
 impl Stamp {
     /// The current instant.
     pub fn now() -> Self {
-        Self {
-            monotonic_ns: read(ClockId::CLOCK_MONOTONIC),
-            wall_ns: read(ClockId::CLOCK_REALTIME),
-        }
+        Self { monotonic_ns: read(ClockId::CLOCK_MONOTONIC), wall_ns: read(ClockId::CLOCK_REALTIME) }
     }
 
     /// Monotonic time from `earlier` to this instant, zero when `earlier` is later.

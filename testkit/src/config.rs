@@ -35,9 +35,7 @@ use crate::{
     dns::{DnsRule, DnsServer},
     module::{ModuleSet, Shape, Source},
     namespace::{ResolverOptions, write_resolv_conf},
-    proxy::{
-        Answer, ConnectionRule, Cut, End, Nth, Pattern, Proxy, Rule, Transport, parse_duration,
-    },
+    proxy::{Answer, ConnectionRule, Cut, End, Nth, Pattern, Proxy, Rule, Transport, parse_duration, parse_status},
     sumdb::Sumdb,
 };
 
@@ -173,8 +171,7 @@ impl Config {
         ensure!(!self.proxies.is_empty(), "no proxy is configured");
         let state = &self.state_dir;
         fs::create_dir_all(state).with_context(|| format!("make {}", state.display()))?;
-        let state =
-            &fs::canonicalize(state).with_context(|| format!("find {}", state.display()))?;
+        let state = &fs::canonicalize(state).with_context(|| format!("find {}", state.display()))?;
         let authority = Authority::new()?;
         let mut sources = Vec::new();
         let mut specs = Vec::new();
@@ -186,11 +183,7 @@ impl Config {
             }
             sources.push(own);
         }
-        let sumdb = self
-            .sumdb
-            .as_ref()
-            .map(|name| Sumdb::new(name, sources.concat()))
-            .transpose()?;
+        let sumdb = self.sumdb.as_ref().map(|name| Sumdb::new(name, sources.concat())).transpose()?;
         if let Some(dir) = &self.program {
             // Two proxies may serve the same modules, as a proxy and its mirror do.
             let mut seen = std::collections::HashSet::new();
@@ -199,16 +192,11 @@ impl Config {
         }
         let mut proxies = Vec::new();
         for (config, sources) in self.proxies.iter().zip(sources) {
-            let proxy = config
-                .start(&authority, sources, sumdb.as_ref())
-                .with_context(|| format!("proxy {}", config.name))?;
+            let proxy =
+                config.start(&authority, sources, sumdb.as_ref()).with_context(|| format!("proxy {}", config.name))?;
             proxies.push(proxy);
         }
-        let dns = self
-            .dns
-            .as_ref()
-            .map(|dns| dns.start(&self.proxies, &proxies))
-            .transpose()?;
+        let dns = self.dns.as_ref().map(|dns| dns.start(&self.proxies, &proxies)).transpose()?;
         let mut environment = BTreeMap::new();
         let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
         set("GOPROXY", self.go_proxy(&proxies));
@@ -216,11 +204,7 @@ impl Config {
         set("GOSUMDB", sumdb.unwrap_or_else(|| "off".to_owned()));
         if self.proxies.iter().any(|proxy| proxy.tls != Tls::Off) {
             let roots = state.join("roots.pem");
-            let which = if self.system_roots {
-                Roots::OwnAndSystem
-            } else {
-                Roots::Own
-            };
+            let which = if self.system_roots { Roots::OwnAndSystem } else { Roots::Own };
             authority.write_roots(&roots, which)?;
             set("SSL_CERT_FILE", roots.display().to_string());
         }
@@ -234,10 +218,7 @@ impl Config {
         };
         Ok(Running {
             addresses: Addresses {
-                proxies: proxies
-                    .iter()
-                    .map(|proxy| (proxy.name().to_owned(), proxy.url()))
-                    .collect(),
+                proxies: proxies.iter().map(|proxy| (proxy.name().to_owned(), proxy.url())).collect(),
                 environment,
                 nameserver: dns.as_ref().map(DnsServer::address),
                 resolv_conf,
@@ -263,19 +244,12 @@ impl Config {
 }
 
 impl ProxyConfig {
-    fn start(
-        &self,
-        authority: &Authority,
-        sources: Vec<Source>,
-        sumdb: Option<&Arc<Sumdb>>,
-    ) -> Result<Proxy> {
-        let mut proxy = Proxy::builder(&self.name)
-            .listen(self.listen)
-            .transport(match self.tls {
-                Tls::Off => Transport::Plain,
-                Tls::H1 => Transport::Http1(authority),
-                Tls::H2 => Transport::Http2(authority),
-            });
+    fn start(&self, authority: &Authority, sources: Vec<Source>, sumdb: Option<&Arc<Sumdb>>) -> Result<Proxy> {
+        let mut proxy = Proxy::builder(&self.name).listen(self.listen).transport(match self.tls {
+            Tls::Off => Transport::Plain,
+            Tls::H1 => Transport::Http1(authority),
+            Tls::H2 => Transport::Http2(authority),
+        });
         for name in &self.host_names {
             proxy = proxy.host_name(name);
         }
@@ -341,10 +315,7 @@ pub fn parse_fault(text: &str) -> Result<Fault> {
         Some((glob, number)) => (glob, Nth::Only(number.parse().context("after the #")?)),
     };
     if let Some(delay) = faults.strip_prefix("accept:") {
-        ensure!(
-            glob == "*",
-            "a connection has no path: accept wants *=accept:…"
-        );
+        ensure!(glob == "*", "a connection has no path: accept wants *=accept:…");
         let delay = parse_duration(delay).context("accept")?;
         return Ok(Fault::Connection(ConnectionRule::accept(delay).nth(nth)));
     }
@@ -357,17 +328,13 @@ pub fn parse_fault(text: &str) -> Result<Fault> {
         };
         rest = more;
         let (name, value) = fault.split_once(':').unwrap_or((fault, ""));
-        let bytes = || {
-            value
-                .parse::<u64>()
-                .with_context(|| format!("{name}:BYTES"))
-        };
+        let bytes = || value.parse::<u64>().with_context(|| format!("{name}:BYTES"));
         match name {
             "first_byte" => rule.first_byte = parse_duration(value).context("first_byte")?,
             "body_rate" => rule = rule.body_rate(bytes()?),
             "status" => {
-                let status = hyper::StatusCode::from_bytes(value.as_bytes());
-                rule.answer = Answer::Status(status.context("status")?);
+                let status = value.parse().context("status:CODE")?;
+                rule.answer = Answer::Status(parse_status(status)?);
             }
             "redirect" => rule.answer = Answer::Redirect(value.to_owned()),
             "stall" => rule.answer = Answer::Stall,
@@ -392,9 +359,7 @@ mod tests {
 
     #[test]
     fn faults_read_from_flags() {
-        let Fault::Request(rule) =
-            parse_fault("*.zip#2=first_byte:1.5s,body_rate:1000,cut:10").unwrap()
-        else {
+        let Fault::Request(rule) = parse_fault("*.zip#2=first_byte:1.5s,body_rate:1000,cut:10").unwrap() else {
             panic!("a request's");
         };
         assert_eq!(rule.nth, Nth::Only(2));
@@ -404,25 +369,14 @@ mod tests {
         let Fault::Request(rule) = parse_fault("*=redirect:http://a.test/?b=c,d").unwrap() else {
             panic!("a request's");
         };
-        assert_eq!(
-            rule.answer,
-            Answer::Redirect("http://a.test/?b=c,d".to_owned())
-        );
+        assert_eq!(rule.answer, Answer::Redirect("http://a.test/?b=c,d".to_owned()));
         let Fault::Connection(rule) = parse_fault("*=accept:300ms").unwrap() else {
             panic!("a connection's");
         };
         assert_eq!(rule.accept, Duration::from_millis(300));
-        for wrong in [
-            "",
-            "*",
-            "*=",
-            "*=sleep:1s",
-            "*.zip=accept:1s",
-            "*=first_byte:fast",
-            "*=status:6",
-            "[=stall",
-            "*#x=stall",
-        ] {
+        for wrong in
+            ["", "*", "*=", "*=sleep:1s", "*.zip=accept:1s", "*=first_byte:fast", "*=status:6", "[=stall", "*#x=stall"]
+        {
             assert!(parse_fault(wrong).is_err(), "{wrong}");
         }
     }

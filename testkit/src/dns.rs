@@ -217,10 +217,8 @@ impl DnsServer {
         let listen = SocketAddr::new(address, PORT);
         let (udp, tcp) = {
             let _guard = runtime.enter();
-            let udp =
-                std::net::UdpSocket::bind(listen).with_context(|| format!("bind udp {listen}"))?;
-            let tcp = std::net::TcpListener::bind(listen)
-                .with_context(|| format!("listen on tcp {listen}"))?;
+            let udp = std::net::UdpSocket::bind(listen).with_context(|| format!("bind udp {listen}"))?;
+            let tcp = std::net::TcpListener::bind(listen).with_context(|| format!("listen on tcp {listen}"))?;
             udp.set_nonblocking(true).context("set up a socket")?;
             tcp.set_nonblocking(true).context("set up a socket")?;
             (
@@ -231,11 +229,7 @@ impl DnsServer {
         let zone = Arc::new(Zone::default());
         runtime.spawn(serve_udp(Arc::clone(&zone), Arc::new(udp)));
         runtime.spawn(serve_tcp(Arc::clone(&zone), tcp));
-        Ok(Self {
-            zone,
-            address,
-            runtime: Some(runtime),
-        })
+        Ok(Self { zone, address, runtime: Some(runtime) })
     }
 
     /// The address for `nameserver` in a `resolv.conf`.
@@ -269,9 +263,7 @@ impl Drop for DnsServer {
 }
 
 fn is_taken(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 fn normal(name: &str) -> String {
@@ -342,12 +334,7 @@ struct Answer {
 
 impl Zone {
     /// The answer to a query; `None` when it is to be dropped or is none.
-    async fn answer(
-        &self,
-        query: &[u8],
-        peer: SocketAddr,
-        transport: DnsTransport,
-    ) -> Option<Answer> {
+    async fn answer(&self, query: &[u8], peer: SocketAddr, transport: DnsTransport) -> Option<Answer> {
         let received = Stamp::now();
         let query = Packet::parse(query).ok()?;
         let question = query.questions.first()?;
@@ -375,9 +362,7 @@ impl Zone {
             });
             state.log.len() - 1
         };
-        let (delay, kind) = rule.map_or((Duration::ZERO, DnsAnswer::Table), |rule| {
-            (rule.delay, rule.answer)
-        });
+        let (delay, kind) = rule.map_or((Duration::ZERO, DnsAnswer::Table), |rule| (rule.delay, rule.answer));
         if !delay.is_zero() {
             sleep(delay).await;
             let held = nanoseconds(Stamp::now().since(received));
@@ -424,12 +409,7 @@ impl Zone {
 }
 
 impl State {
-    fn rule_for(
-        &mut self,
-        name: &str,
-        query_type: QueryType,
-        transport: DnsTransport,
-    ) -> Option<DnsRule> {
+    fn rule_for(&mut self, name: &str, query_type: QueryType, transport: DnsTransport) -> Option<DnsRule> {
         for (rule, seen) in &mut self.rules {
             let is_match = rule.name.is_match(name)
                 && rule.query_type.is_none_or(|wanted| wanted == query_type)
@@ -453,19 +433,10 @@ fn is_of(address: &IpAddr, query_type: QueryType) -> bool {
     }
 }
 
-fn reply(
-    id: u16,
-    question: &Question<'_>,
-    rcode: RCODE,
-    addresses: &[IpAddr],
-    is_truncated: bool,
-) -> Option<Vec<u8>> {
+fn reply(id: u16, question: &Question<'_>, rcode: RCODE, addresses: &[IpAddr], is_truncated: bool) -> Option<Vec<u8>> {
     let mut packet = Packet::new_reply(id);
-    packet.set_flags(
-        PacketFlag::AUTHORITATIVE_ANSWER
-            | PacketFlag::RECURSION_DESIRED
-            | PacketFlag::RECURSION_AVAILABLE,
-    );
+    packet
+        .set_flags(PacketFlag::AUTHORITATIVE_ANSWER | PacketFlag::RECURSION_DESIRED | PacketFlag::RECURSION_AVAILABLE);
     if is_truncated {
         packet.set_flags(PacketFlag::TRUNCATION);
     }

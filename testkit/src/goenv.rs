@@ -79,8 +79,7 @@ impl<'a> GoEnvBuilder<'a> {
 
     /// Sets a variable, over anything that this builder would set.
     pub fn variable(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.variables
-            .insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self.variables.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
 
@@ -115,10 +114,8 @@ impl<'a> GoEnvBuilder<'a> {
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755))
             .context("open the temporary folder to all")?;
         let path = |name: &str| root.path().join(name);
-        let mut variables: BTreeMap<OsString, OsString> = KEPT
-            .into_iter()
-            .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
-            .collect();
+        let mut variables: BTreeMap<OsString, OsString> =
+            KEPT.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect();
         let folders = [
             ("HOME", "home"),
             ("GOPATH", "gopath"),
@@ -148,8 +145,9 @@ impl<'a> GoEnvBuilder<'a> {
         if let Some((authority, roots)) = self.authority {
             authority.write_roots(&path("roots.pem"), roots)?;
             variables.insert("SSL_CERT_FILE".into(), path("roots.pem").into());
-            // Go reads every file of these folders beside the one above.
-            variables.insert("SSL_CERT_DIR".into(), path("tmp").into());
+            // Go reads every file of these folders too (`crypto/x509/root_unix.go`): it gets an empty one.
+            fs::create_dir(path("no-roots")).context("make no-roots")?;
+            variables.insert("SSL_CERT_DIR".into(), path("no-roots").into());
         }
         if let Some(folder) = self.go.as_ref().and_then(|go| go.parent()) {
             let old = variables.get(OsStr::new("PATH"));
@@ -163,12 +161,7 @@ impl<'a> GoEnvBuilder<'a> {
                 chown(path(folder), Some(user), Some(group)).context("give a folder away")?;
             }
         }
-        Ok(GoEnv {
-            work: path("work"),
-            root,
-            go: self.go.unwrap_or_else(|| "go".into()),
-            variables,
-        })
+        Ok(GoEnv { work: path("work"), root, go: self.go.unwrap_or_else(|| "go".into()), variables })
     }
 }
 
@@ -209,9 +202,7 @@ impl GoEnv {
 
     /// The whole environment, for a command that this does not start.
     pub fn variables(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-        self.variables
-            .iter()
-            .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+        self.variables.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
     /// `go` with these arguments, in the work folder.
@@ -224,10 +215,7 @@ impl GoEnv {
     /// Another program in this environment and in the work folder.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command
-            .env_clear()
-            .envs(&self.variables)
-            .current_dir(&self.work);
+        command.env_clear().envs(&self.variables).current_dir(&self.work);
         command
     }
 
@@ -277,16 +265,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("go.mod"), "module m\n").unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
-        let allowed = [
-            "PATH",
-            "LANG",
-            "TERM",
-            "CI",
-            "HOME",
-            "TMPDIR",
-            "SSL_CERT_FILE",
-            "SSL_CERT_DIR",
-        ];
+        let allowed = ["PATH", "LANG", "TERM", "CI", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"];
         for (name, value) in env.variables() {
             let name = name.to_str().unwrap();
             assert!(name.starts_with("GO") || allowed.contains(&name), "{name}");

@@ -143,11 +143,7 @@ impl ProxyArguments {
                 tls: self.tls,
                 host_names: self.host_name,
                 folders: self.dir,
-                generate: self.generate.map(|modules| Shape {
-                    modules,
-                    payload_bytes,
-                    ..Shape::default()
-                }),
+                generate: self.generate.map(|modules| Shape { modules, payload_bytes, ..Shape::default() }),
                 rules,
                 connection_rules,
                 log: self.log,
@@ -212,10 +208,7 @@ fn with_resolv(arguments: ResolvArguments) -> Result<()> {
     let mut resolv_conf = None;
     if let Some(nameserver) = arguments.nameserver {
         let file = tempfile::NamedTempFile::new().context("make a resolv.conf")?;
-        let options = ResolverOptions {
-            timeout_s: arguments.timeout,
-            attempts: arguments.attempts,
-        };
+        let options = ResolverOptions { timeout_s: arguments.timeout, attempts: arguments.attempts };
         write_resolv_conf(file.path(), nameserver, options)?;
         etc = etc.resolv_conf(file.path());
         resolv_conf = Some(file);
@@ -226,8 +219,7 @@ fn with_resolv(arguments: ResolvArguments) -> Result<()> {
     if etc == PrivateEtc::new() {
         bail!("nothing to bind: give --nameserver or --hosts");
     }
-    etc.enter()
-        .context("bind files over /etc in a mount namespace (needs root)")?;
+    etc.enter().context("bind files over /etc in a mount namespace (needs root)")?;
     // Nothing runs after `exec` that could remove the file; the bind mount lives on without its name.
     drop(resolv_conf);
     let (program, rest) = arguments.command.split_first().context("no command")?;

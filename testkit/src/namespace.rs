@@ -47,10 +47,7 @@ impl PrivateEtc {
 
     /// Makes `command` start in a mount namespace of its own with the files bound. Whether that is allowed shows when
     /// the command is spawned.
-    #[allow(
-        unsafe_code,
-        reason = "only code between fork and exec can give the child a namespace"
-    )]
+    #[allow(unsafe_code, reason = "only code between fork and exec can give the child a namespace")]
     pub fn apply(&self, command: &mut Command) {
         let etc = self.clone();
         // SAFETY: `enter` runs between fork and exec and makes only system calls: `unshare` and `mount`, whose paths nix
@@ -65,22 +62,10 @@ impl PrivateEtc {
     pub fn enter(&self) -> io::Result<()> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         // Where `/` is shared, as systemd makes it, the binds would show up outside too.
-        mount(
-            None::<&str>,
-            "/",
-            None::<&str>,
-            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-            None::<&str>,
-        )?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
         for (file, over) in [(&self.resolv_conf, RESOLV_CONF), (&self.hosts, HOSTS)] {
             if let Some(file) = file {
-                mount(
-                    Some(file.as_path()),
-                    over,
-                    None::<&str>,
-                    MsFlags::MS_BIND,
-                    None::<&str>,
-                )?;
+                mount(Some(file.as_path()), over, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
             }
         }
         Ok(())

@@ -1,9 +1,6 @@
 //! The binary: what it prints is enough to run `go`, and what it logs is what happened.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]")]
 
 use std::{
     fs,
@@ -30,9 +27,7 @@ fn start(args: &[&str]) -> (Child, Value) {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     (child, serde_json::from_str(&line).unwrap())
 }
 
@@ -52,9 +47,7 @@ fn environment(addresses: &Value) -> GoEnv {
 
 fn records(log: &Path) -> Vec<RequestRecord> {
     let text = fs::read_to_string(log).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -83,11 +76,7 @@ fn one_proxy_from_flags() {
         &path("state"),
     ]);
     let go = environment(&addresses);
-    let status = go
-        .command(["mod", "download"])
-        .current_dir(path("program"))
-        .status()
-        .unwrap();
+    let status = go.command(["mod", "download"]).current_dir(path("program")).status().unwrap();
     assert!(status.success());
     stop(child);
     let records = records(path("log").as_ref());
@@ -117,12 +106,7 @@ fn a_configuration_with_a_fallthrough() {
     let (child, addresses) = start(&["serve", "--config", &path("config")]);
     assert_eq!(addresses["environment"]["GOSUMDB"], "off");
     let go = environment(&addresses);
-    let mut go = go
-        .command(["mod", "download"])
-        .current_dir(path("program"))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut go = go.command(["mod", "download"]).current_dir(path("program")).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(700));
     assert!(go.try_wait().unwrap().is_none(), "it waits for a zip");
     // The server goes first: its log still says that the requests were never answered.

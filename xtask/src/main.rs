@@ -1,5 +1,6 @@
 //! Set-up, tests, demo and packaging of gobuild-trace: `cargo xtask TASK`.
 
+mod demo;
 mod dist;
 mod process;
 mod setup;
@@ -30,6 +31,8 @@ enum Task {
         #[arg(value_enum, default_values_t = [Requirement::Bpf])]
         requirements: Vec<Requirement>,
     },
+    /// Trace a real go build of a real program and print the report
+    Demo(demo::DemoArgs),
     /// Run every test
     Test(test::TestArgs),
     /// Run the agent on every kernel of the VM matrix
@@ -55,6 +58,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             requirements.into_iter().try_for_each(|requirement| requirement.ensure(&workspace))?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Demo(args) => demo::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&workspace, &args),
         Task::Vm(args) => vm::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
         Task::Dist(args) => dist::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),

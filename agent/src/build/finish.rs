@@ -193,15 +193,16 @@ impl BuildState {
         (shares, phases)
     }
 
-    /// Processor time by phase; the go command's own is `load`'s.
+    /// Processor time by phase.
     fn phase_cpu(&self, phase: Phase) -> Option<u64> {
         let children: Vec<&Child> = self.children.iter().filter(|child| child.phase() == Some(phase)).collect();
         let known = children.iter().all(|child| child.usage.is_some());
         let sum =
             children.iter().filter_map(|child| child.usage.as_ref()).map(|usage| usage.user_ns + usage.system_ns).sum();
         match phase {
-            Phase::Load => self.end.as_ref().map(|(_, exit)| exit.user_ns + exit.system_ns),
-            Phase::Download | Phase::Wait => None,
+            // The go command's own time is not known by phase; where it downloaded nothing, it is all `load`'s.
+            Phase::Load if self.download.is_idle() => self.end.as_ref().map(|(_, exit)| exit.user_ns + exit.system_ns),
+            Phase::Load | Phase::Download | Phase::Wait => None,
             _ => known.then_some(sum),
         }
     }

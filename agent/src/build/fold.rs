@@ -20,7 +20,6 @@ use crate::ring::event::{
 #[derive(Debug)]
 pub struct Model {
     pub(super) begin: Begin,
-    pub(super) begin_ns: u64,
     pub(super) now_ns: u64,
     pub(super) end: Option<End>,
     pub(super) lost: LostEvents,
@@ -92,7 +91,6 @@ impl Model {
     pub fn new(at_ns: u64, begin: Begin) -> Self {
         Self {
             begin,
-            begin_ns: at_ns,
             now_ns: at_ns,
             end: None,
             lost: LostEvents::default(),

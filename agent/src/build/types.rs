@@ -953,7 +953,30 @@ pub struct DiskDirection {
     pub bytes: u64,
     /// Issue → completion.
     pub latency_ns: Durations,
+    /// Operations by latency: one count for each of [`DISK_LATENCY_BOUNDS_NS`] (at most that long), then the longer
+    /// ones. Empty where no latency was measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latency_buckets: Vec<u64>,
 }
+
+/// Upper bounds, inclusive, of [`DiskDirection::latency_buckets`].
+pub const DISK_LATENCY_BOUNDS_NS: [u64; 15] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+];
 
 /// Block I/O of one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

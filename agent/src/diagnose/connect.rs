@@ -16,12 +16,9 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         hosts.entry(connection.host.as_deref().unwrap_or(&connection.address)).or_default().push(connection);
     }
     for (host, connections) in hosts {
-        let failed: Vec<&Connection> = connections
-            .iter()
-            .copied()
-            .filter(|connection| connection.error_type.is_some_and(|error| error != ErrorType::Cancelled))
-            .collect();
-        let works = connections.iter().any(|connection| connection.error_type.is_none());
+        let failed: Vec<&Connection> =
+            connections.iter().copied().filter(|connection| not_opened(connection)).collect();
+        let works = connections.iter().any(|connection| connection.error_type.is_none() || !not_opened(connection));
         let slow_failure = failed.iter().any(|connection| opening_ns(connection) >= SLOW_NS);
         // The fetch that failed for it has said so already. Where another address of the host answered, a quick
         // refusal cost nothing (that is how a machine without IPv6 looks).
@@ -38,6 +35,15 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         if !slow.is_empty() {
             findings.push(slowness(build, host, &slow, count(&connections)));
         }
+    }
+}
+
+/// A connection that broke later is the business of the fetch that it carried.
+fn not_opened(connection: &Connection) -> bool {
+    match connection.error_type {
+        None | Some(ErrorType::Cancelled) => false,
+        Some(ErrorType::TlsHandshake | ErrorType::Certificate) => true,
+        Some(_) => connection.bytes_received.is_none_or(|bytes| bytes == 0),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::site::{count, part_of_share, sites};
-use crate::build::{Build, DnsQuery, ErrorType, Finding, Severity};
+use crate::build::{Build, DnsQuery, Finding, Severity};
 use crate::units;
 
 /// Go asks again after 5 s by default; a second is already a name server in trouble.
@@ -12,7 +12,7 @@ const SLOW_NS: u64 = 1_000_000_000;
 /// One finding for each name server.
 pub fn find(build: &Build, findings: &mut Vec<Finding>) {
     let mut servers: BTreeMap<&str, Vec<&DnsQuery>> = BTreeMap::new();
-    for query in build.dns.iter().filter(|query| query.duration_ns >= SLOW_NS || query.attempts > 1 || failed(query)) {
+    for query in build.dns.iter().filter(|query| in_trouble(query, build)) {
         servers.entry(&query.server).or_default().push(query);
     }
     for (server, mut queries) in servers {
@@ -27,14 +27,15 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         let what: Vec<String> = what.into_iter().flatten().collect();
         let what = if what.is_empty() { String::new() } else { format!(" ({})", what.join(", ")) };
         let names: BTreeSet<&str> = queries.iter().map(|query| query.name.trim_end_matches('.')).collect();
+        let who = if server.is_empty() { "The name server".to_owned() } else { format!("Name server {server}") };
         findings.push(Finding {
             code: if failures.is_empty() { "dns_slow" } else { "dns_failed" }.to_owned(),
             severity: Severity::Warning,
             message: format!(
-                "Name server {server} was slow or failed in {} of {}{what}. Slowest: {} {}, {}.",
+                "{who} was slow or failed in {} of {}{what}. Slowest: {} {}, {}.",
                 count(&queries),
                 units::counted(count(&build.dns), "query", "queries"),
-                slowest.name,
+                slowest.name.trim_end_matches('.'),
                 slowest.record_type,
                 units::duration(slowest.duration_ns)
             ),
@@ -53,13 +54,21 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
     }
 }
 
+fn in_trouble(query: &DnsQuery, build: &Build) -> bool {
+    // Without an answer: still open when the build ended, or one that nobody waited for, as another had answered.
+    if query.rcode.is_none() && query.attempts <= 1 {
+        let answered = |other: &DnsQuery| other.name == query.name && other.rcode.is_some();
+        return query.duration_ns >= SLOW_NS && !build.dns.iter().any(answered);
+    }
+    query.duration_ns >= SLOW_NS || query.attempts > 1 || failed(query)
+}
+
 /// "No such name" is an answer: with a search list most names are asked for in vain first.
 fn failed(query: &DnsQuery) -> bool {
     match query.rcode.as_deref() {
         Some("NOERROR" | "NXDOMAIN") => false,
         Some(_) => true,
-        // Without an answer and without an error it was open when the build ended, or lost to another's answer.
-        None => matches!(query.error_type, Some(ErrorType::TimedOut | ErrorType::TryAgain | ErrorType::Other)),
+        None => true,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::site::{Site, count, evidence, lost, sites};
-use crate::build::{Build, FetchKind, FetchState, Finding, Severity, Stage};
+use super::site::{Site, count, evidence, lost, reached, sites};
+use crate::build::{Build, FetchState, Finding, Severity, Stage};
 use crate::units;
 
 /// Open as long as this, a fetch is stuck rather than cut off by whatever ended the build.
@@ -17,21 +17,13 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         if site.fetch.duration_ns < STUCK_NS && build.signal.is_none() {
             continue;
         }
-        groups.entry((site.host(), reached(&site))).or_default().push(site);
+        groups.entry((site.host(), reached(site.fetch))).or_default().push(site);
     }
     for ((host, stage), mut group) in groups {
         group.sort_by_key(|site| std::cmp::Reverse(site.fetch.duration_ns));
         if let Some(oldest) = group.first().copied() {
             findings.push(finding(host, stage, &oldest, &group));
         }
-    }
-}
-
-/// The last stage that it reached.
-fn reached(site: &Site<'_>) -> Option<Stage> {
-    match site.fetch.kind {
-        FetchKind::Vcs => Some(Stage::Vcs),
-        _ => site.fetch.stages.present().last().map(|(stage, _)| stage),
     }
 }
 

@@ -19,6 +19,8 @@ use std::cmp::Ordering;
 
 use crate::build::{Build, Finding};
 
+pub use site::reached;
+
 /// Evidence lines of one finding.
 const EVIDENCE: usize = 5;
 

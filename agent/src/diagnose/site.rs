@@ -1,6 +1,6 @@
 //! A fetch with the module that it is for, and the words and shares that several families need.
 
-use crate::build::{Build, Fetch, Module};
+use crate::build::{Build, Fetch, FetchKind, Module, Stage, Stages};
 use crate::{units, words};
 
 /// A fetch and whose it is.
@@ -22,9 +22,38 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Host of the fetch, or of its module.
+    /// Host of the fetch, or of its module; a version control child's is never the proxy that was asked before.
     pub fn host(&self) -> Option<&'a str> {
-        self.fetch.host.as_deref().or_else(|| self.module.and_then(|module| module.host.as_deref()))
+        let of_module = self.module.filter(|_| self.fetch.kind != FetchKind::Vcs);
+        self.fetch.host.as_deref().or_else(|| of_module.and_then(|module| module.host.as_deref()))
+    }
+}
+
+/// The stage that an open fetch is in. Opening a connection and waiting for one alternate, so before the request is sent
+/// it is the longest of these; after that the last that has begun.
+pub fn reached(fetch: &Fetch) -> Option<Stage> {
+    let Stages { queue_ns, dns_ns, connect_ns, tls_ns, ttfb_ns, transfer_ns, verify_ns, unattributed_ns } =
+        fetch.stages;
+    if fetch.kind == FetchKind::Vcs {
+        return Some(Stage::Vcs);
+    }
+    let took = |ns: Option<u64>| ns.is_some_and(|ns| ns > 0);
+    if took(verify_ns) {
+        Some(Stage::Verify)
+    } else if took(transfer_ns) {
+        Some(Stage::Transfer)
+    } else if ttfb_ns.is_some() {
+        Some(Stage::Ttfb)
+    } else {
+        let before = [
+            (queue_ns, Stage::Queue),
+            (dns_ns, Stage::Dns),
+            (connect_ns, Stage::Connect),
+            (tls_ns, Stage::Tls),
+            (unattributed_ns, Stage::Unattributed),
+        ];
+        let present = before.into_iter().filter_map(|(ns, stage)| ns.map(|ns| (ns, stage)));
+        present.max_by_key(|(ns, _)| *ns).map(|(_, stage)| stage)
     }
 }
 

@@ -132,6 +132,11 @@ fn a_stuck_fetch_says_what_the_server_did_not_do() {
     };
     let none = Stages::default;
     assert!(stuck_in(Stages { dns_ns: Some(20 * S), ..none() }).contains("was being looked up"));
+    // As the model writes it: steps that did not begin are 0.
+    let zeros = Stages { queue_ns: Some(0), dns_ns: Some(0), connect_ns: Some(0), tls_ns: Some(0), ..none() };
+    assert!(stuck_in(Stages { dns_ns: Some(20 * S), ..zeros.clone() }).contains("was being looked up"));
+    assert!(stuck_in(Stages { queue_ns: Some(20 * S), tls_ns: Some(MS), ..zeros.clone() }).contains("had not come"));
+    assert!(stuck_in(Stages { ttfb_ns: Some(20 * S), ..zeros }).contains("took the request"));
     assert!(stuck_in(Stages { connect_ns: Some(20 * S), ..none() }).contains("had not accepted the connection"));
     assert!(stuck_in(Stages { tls_ns: Some(20 * S), ..none() }).contains("TLS handshake"));
     assert!(stuck_in(Stages { transfer_ns: Some(20 * S), ..none() }).contains("did not finish"));
@@ -208,6 +213,17 @@ fn git_after_a_fallthrough_is_one_finding() {
 }
 
 #[test]
+fn a_git_child_without_a_host_is_charged_to_the_repository_not_to_the_proxy() {
+    let mut git = fetch(1, FetchKind::Vcs, GIT, Stages { unattributed_ns: Some(3 * S), ..Stages::default() });
+    git.host = None;
+    let mut row = module("git.corp.example/team/auth", "v1.4.0", vec![git]);
+    row.host = Some(PROXY.to_owned());
+    let direct = findings(&with_modules(vec![row])).remove(0);
+    assert_eq!(direct.host.as_deref(), Some(GIT));
+    assert_eq!(direct.message, "1 module of git.corp.example came by git.");
+}
+
+#[test]
 fn a_fallthrough_to_the_next_proxy_costs_what_the_first_took() {
     let rows = (0..6).map(|id| {
         let missed =
@@ -245,13 +261,18 @@ fn name_servers_are_named_when_slow_or_failing() {
     assert_eq!(slow[0].lost_ns, Some(5 * S));
     assert_eq!(
         slow[0].message,
-        "Name server 10.0.0.53 was slow or failed in 1 of 1 query (1 retry). Slowest: proxy.corp.example. A, 5.0 s."
+        "Name server 10.0.0.53 was slow or failed in 1 of 1 query (1 retry). Slowest: proxy.corp.example A, 5.0 s."
     );
     build.dns[0].rcode = Some("SERVFAIL".to_owned());
     assert_eq!(codes(&build), ["dns_failed"]);
     build.dns[0].rcode = None;
     build.dns[0].error_type = Some(ErrorType::TimedOut);
     assert_eq!(codes(&build), ["dns_failed"]);
+    // One query of a pair that nobody waited for is no failure.
+    build.dns[0].attempts = 1;
+    let answered = DnsQuery { rcode: Some("NOERROR".to_owned()), duration_ns: MS, ..build.dns[0].clone() };
+    build.dns.push(answered);
+    assert_eq!(codes(&build), [""; 0]);
 }
 
 #[test]
@@ -281,6 +302,11 @@ fn connections_that_fail_or_open_slowly_are_named() {
     assert_eq!(refused[0].code, "connect_failed");
     assert!(refused[0].message.contains("1 of 1 connection could not be opened (1 x refused)"));
     assert_eq!(refused[0].evidence, ["10.0.0.1 port 443: connect 1.0 ms refused"]);
+
+    // Broken after it had served: not a failure to open.
+    build.connections[0].error_type = Some(ErrorType::Reset);
+    build.connections[0].bytes_received = Some(1);
+    assert_eq!(codes(&build), [""; 0]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct Decoded {
 }
 
 /// The file of an exec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Executable {
     /// `super_block.s_dev`, kernel encoding.
     pub device: u32,
@@ -65,8 +65,14 @@ pub struct Executable {
     pub size: u64,
     /// Seconds of `inode.i_ctime`.
     pub ctime_s: i64,
-    /// The kernel had no decision on it.
-    pub undecided: bool,
+}
+
+impl Executable {
+    /// As the kernel programs' maps know it.
+    pub fn key(&self) -> wire::FileKey {
+        let Self { device, generation, inode, size, ctime_s } = *self;
+        wire::FileKey { device, generation, inode, size, ctime_s }
+    }
 }
 
 /// Decodes one record.
@@ -83,7 +89,6 @@ pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
                 inode: exec.file.inode,
                 size: exec.file.size,
                 ctime_s: exec.file.ctime_s,
-                undecided: exec.role == wire::Role::Undecided as u8,
             });
             Body::Exec(exec_event(&exec, bytes.get(size_of::<wire::Exec>()..).unwrap_or_default()))
         }
@@ -171,12 +176,7 @@ pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         }
         other => return Err(DecodeError::Unknown { what: "record kind", value: other }),
     };
-    let task = Task {
-        pid: header.tgid,
-        tid: header.tid,
-        goroutine: header.goid,
-        parent_goroutine: header.parent_goid,
-    };
+    let task = Task { pid: header.tgid, tid: header.tid, goroutine: header.goid, parent_goroutine: header.parent_goid };
     Ok(Decoded { event: Event { at_ns: header.ktime_ns, task, body }, executable })
 }
 

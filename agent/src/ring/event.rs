@@ -152,6 +152,22 @@ pub struct ProcessFacts {
     pub too_late: bool,
 }
 
+impl ProcessFacts {
+    /// Nothing could be read.
+    pub fn unknown() -> Self {
+        Self {
+            program: Program::Other,
+            go_version: None,
+            goroutines: false,
+            directory: None,
+            main_module: None,
+            main_directory: None,
+            settings: Vec::new(),
+            too_late: false,
+        }
+    }
+}
+
 /// An end of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {

@@ -22,7 +22,9 @@ pub enum RecordingError {
     #[error("not a recording")]
     NotARecording,
     /// Another program version wrote it.
-    #[error("recording has version {found}, this program reads version {VERSION}; render it with the gobuild-trace that made it")]
+    #[error(
+        "recording has version {found}, this program reads version {VERSION}; render it with the gobuild-trace that made it"
+    )]
     Version {
         /// Version in the file.
         found: u32,

@@ -21,16 +21,11 @@ pub(super) struct File {
 pub(super) fn archive(path: &str, version: &str, files: &[File]) -> Result<Bytes> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for file in files {
-        let options = SimpleFileOptions::default()
-            .compression_method(file.compression)
-            .last_modified_time(DateTime::default());
+        let options =
+            SimpleFileOptions::default().compression_method(file.compression).last_modified_time(DateTime::default());
         let name = format!("{path}@{version}/{}", file.name);
-        writer
-            .start_file(name, options)
-            .with_context(|| format!("add {} to zip", file.name))?;
-        writer
-            .write_all(&file.content)
-            .with_context(|| format!("write {} to zip", file.name))?;
+        writer.start_file(name, options).with_context(|| format!("add {} to zip", file.name))?;
+        writer.write_all(&file.content).with_context(|| format!("write {} to zip", file.name))?;
     }
     let zip = writer.finish().context("finish zip")?;
     Ok(zip.into_inner().into())

@@ -131,8 +131,7 @@ impl Asked {
                 | ModuleFile::Zip { module, .. },
             )
             | Self::Sumdb(SumdbFile::Lookup { module, .. }) => Some(module),
-            Self::Sumdb(SumdbFile::Supported | SumdbFile::Tile { .. } | SumdbFile::Latest)
-            | Self::Other(_) => None,
+            Self::Sumdb(SumdbFile::Supported | SumdbFile::Tile { .. } | SumdbFile::Latest) | Self::Other(_) => None,
         }
     }
 
@@ -140,9 +139,7 @@ impl Asked {
     pub fn version(&self) -> Option<&str> {
         match self {
             Self::Module(
-                ModuleFile::Info { version, .. }
-                | ModuleFile::Mod { version, .. }
-                | ModuleFile::Zip { version, .. },
+                ModuleFile::Info { version, .. } | ModuleFile::Mod { version, .. } | ModuleFile::Zip { version, .. },
             )
             | Self::Sumdb(SumdbFile::Lookup { version, .. }) => Some(version),
             Self::Module(ModuleFile::List { .. } | ModuleFile::Latest { .. })
@@ -160,22 +157,15 @@ fn sumdb_file(path: &str) -> Option<SumdbFile> {
         return Some(SumdbFile::Latest);
     }
     if let Some(tile) = path.strip_prefix("tile/") {
-        return Some(SumdbFile::Tile {
-            tile: tile.to_owned(),
-        });
+        return Some(SumdbFile::Tile { tile: tile.to_owned() });
     }
     let (module, version) = path.strip_prefix("lookup/")?.split_once('@')?;
-    Some(SumdbFile::Lookup {
-        module: unescape(module)?,
-        version: unescape(version)?,
-    })
+    Some(SumdbFile::Lookup { module: unescape(module)?, version: unescape(version)? })
 }
 
 fn module_file(path: &str) -> Option<ModuleFile> {
     if let Some(module) = path.strip_suffix("/@latest") {
-        return Some(ModuleFile::Latest {
-            module: module_path(module)?,
-        });
+        return Some(ModuleFile::Latest { module: module_path(module)? });
     }
     let (module, file) = path.split_once("/@v/")?;
     let module = module_path(module)?;
@@ -232,13 +222,7 @@ mod tests {
 
     #[test]
     fn paths_that_leave_the_folder_are_not_module_files() {
-        for path in [
-            "/../@v/list",
-            "/a/../../b/@v/list",
-            "/a//b/@v/list",
-            "/a/@v/../../x.mod",
-            "/a/@v/..mod",
-        ] {
+        for path in ["/../@v/list", "/a/../../b/@v/list", "/a//b/@v/list", "/a/@v/../../x.mod", "/a/@v/..mod"] {
             assert_eq!(Asked::parse(path, None), Asked::Other(Other {}), "{path}");
         }
     }
@@ -247,15 +231,9 @@ mod tests {
     fn json_is_flat_and_comes_back() {
         let all = [
             Asked::Module(ModuleFile::Latest { module: "m".into() }),
-            Asked::Module(ModuleFile::Zip {
-                module: "m".into(),
-                version: "v1.0.0".into(),
-            }),
+            Asked::Module(ModuleFile::Zip { module: "m".into(), version: "v1.0.0".into() }),
             Asked::Sumdb(SumdbFile::Supported),
-            Asked::Sumdb(SumdbFile::Lookup {
-                module: "m".into(),
-                version: "v1.0.0".into(),
-            }),
+            Asked::Sumdb(SumdbFile::Lookup { module: "m".into(), version: "v1.0.0".into() }),
             Asked::Other(Other {}),
         ];
         for asked in all {

@@ -10,10 +10,8 @@ use zip::ZipArchive;
 
 /// `h1:` hash of `files`, given as name and content in any order.
 pub fn hash1<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> String {
-    let digests = files
-        .into_iter()
-        .map(|(name, content)| (name.to_owned(), digest::digest(&SHA256, content)))
-        .collect();
+    let digests =
+        files.into_iter().map(|(name, content)| (name.to_owned(), digest::digest(&SHA256, content))).collect();
     sum(digests)
 }
 
@@ -60,28 +58,16 @@ mod tests {
     #[test]
     fn order_does_not_matter() {
         // The sum is what the definition gives with sha256sum: of the two files, then of their two lines.
-        let files = [
-            ("xyz", b"data for xyz".as_slice()),
-            ("abc", b"data for abc"),
-        ];
-        let reversed = [
-            ("abc", b"data for abc".as_slice()),
-            ("xyz", b"data for xyz"),
-        ];
+        let files = [("xyz", b"data for xyz".as_slice()), ("abc", b"data for abc")];
+        let reversed = [("abc", b"data for abc".as_slice()), ("xyz", b"data for xyz")];
         assert_eq!(hash1(files), hash1(reversed));
-        assert_eq!(
-            hash1(files),
-            "h1:EP6WfDoQTSk9klnxcjriWJOGztueJUywHNmWeq+efB8="
-        );
+        assert_eq!(hash1(files), "h1:EP6WfDoQTSk9klnxcjriWJOGztueJUywHNmWeq+efB8=");
     }
 
     #[test]
     fn go_mod_hash_of_a_published_module() {
         // rsc.io/quote v1.5.2/go.mod as sum.golang.org has it.
         let go_mod = b"module \"rsc.io/quote\"\n\nrequire \"rsc.io/sampler\" v1.3.0\n";
-        assert_eq!(
-            hash_go_mod(go_mod),
-            "h1:LzX7hefJvL54yjefDEDHNONDjII0t9xZLPXsUe+TKr0="
-        );
+        assert_eq!(hash_go_mod(go_mod), "h1:LzX7hefJvL54yjefDEDHNONDjII0t9xZLPXsUe+TKr0=");
     }
 }

@@ -41,14 +41,8 @@ mod tests {
     #[test]
     fn escapes_as_the_go_documentation_says() {
         // The example of golang.org/ref/mod#goproxy-protocol.
-        assert_eq!(
-            escape("github.com/Azure/azure-sdk-for-go"),
-            "github.com/!azure/azure-sdk-for-go"
-        );
-        assert_eq!(
-            unescape("github.com/!azure/x").unwrap(),
-            "github.com/Azure/x"
-        );
+        assert_eq!(escape("github.com/Azure/azure-sdk-for-go"), "github.com/!azure/azure-sdk-for-go");
+        assert_eq!(unescape("github.com/!azure/x").unwrap(), "github.com/Azure/x");
     }
 
     #[test]

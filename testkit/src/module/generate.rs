@@ -148,19 +148,12 @@ impl ModuleSet {
     /// Generates the modules of `specs`. Fails when one has no package, is there twice, or requires one that is not in
     /// the set, directly or in a circle.
     pub fn build(specs: &[ModuleSpec]) -> Result<Self> {
-        let by_name: BTreeMap<_, _> = specs
-            .iter()
-            .map(|spec| ((spec.path.as_str(), spec.version.as_str()), spec))
-            .collect();
-        ensure!(
-            by_name.len() == specs.len(),
-            "a module version is there twice"
-        );
+        let by_name: BTreeMap<_, _> =
+            specs.iter().map(|spec| ((spec.path.as_str(), spec.version.as_str()), spec)).collect();
+        ensure!(by_name.len() == specs.len(), "a module version is there twice");
         let modules = specs
             .iter()
-            .map(|spec| {
-                generate(spec, &by_name).with_context(|| format!("{}@{}", spec.path, spec.version))
-            })
+            .map(|spec| generate(spec, &by_name).with_context(|| format!("{}@{}", spec.path, spec.version)))
             .collect::<Result<_>>()?;
         Ok(Self { modules })
     }
@@ -172,9 +165,7 @@ impl ModuleSet {
 
     /// The module version `path@version`.
     pub fn get(&self, path: &str, version: &str) -> Option<&Module> {
-        self.modules
-            .iter()
-            .find(|module| module.path == path && module.version == version)
+        self.modules.iter().find(|module| module.path == path && module.version == version)
     }
 }
 
@@ -195,11 +186,7 @@ fn generate(spec: &ModuleSpec, by_name: &ByName<'_>) -> Result<Module> {
         let imports: Vec<&str> = match index {
             0 => {
                 let required = spec.requires.iter().map(|(path, _)| path.as_str());
-                packages[1..]
-                    .iter()
-                    .map(String::as_str)
-                    .chain(required)
-                    .collect()
+                packages[1..].iter().map(String::as_str).chain(required).collect()
             }
             _ => Vec::new(),
         };
@@ -240,27 +227,18 @@ fn go_mod(spec: &ModuleSpec, by_name: &ByName<'_>) -> Result<String> {
     let mut needed = BTreeMap::new();
     let mut open: Vec<_> = spec.requires.iter().map(|required| (required, 1)).collect();
     while let Some(((path, version), depth)) = open.pop() {
-        ensure!(
-            depth <= by_name.len(),
-            "modules require each other in a circle"
-        );
+        ensure!(depth <= by_name.len(), "modules require each other in a circle");
         let required = by_name
             .get(&(path.as_str(), version.as_str()))
             .with_context(|| format!("requires {path}@{version}, which is not in the set"))?;
         if needed.insert((path, version), ()).is_none() {
             open.extend(required.requires.iter().map(|next| (next, depth + 1)));
         }
-        ensure!(
-            (path, version) != (&spec.path, &spec.version),
-            "modules require each other in a circle"
-        );
+        ensure!((path, version) != (&spec.path, &spec.version), "modules require each other in a circle");
     }
     let mut text = format!("module {}\n\ngo 1.21\n", spec.path);
     for (path, version) in needed.keys() {
-        let direct = spec
-            .requires
-            .iter()
-            .any(|(p, v)| p == *path && v == *version);
+        let direct = spec.requires.iter().any(|(p, v)| p == *path && v == *version);
         let comment = if direct { "" } else { " // indirect" };
         write!(text, "\nrequire {path} {version}{comment}\n")?;
     }
@@ -270,11 +248,7 @@ fn go_mod(spec: &ModuleSpec, by_name: &ByName<'_>) -> Result<String> {
 /// A package whose `Sum` calls the `Sum` of every import, so that nothing is unused and everything is linked.
 fn package_source(index: usize, functions: usize, imports: &[&str]) -> String {
     let mut text = String::new();
-    let name = if index == 0 {
-        "root".to_owned()
-    } else {
-        format!("p{index}")
-    };
+    let name = if index == 0 { "root".to_owned() } else { format!("p{index}") };
     text.push_str(&format!("package {name}\n\nimport (\n"));
     for (index, import) in imports.iter().enumerate() {
         text.push_str(&format!("\ti{index} \"{import}\"\n"));
@@ -296,13 +270,18 @@ fn package_source(index: usize, functions: usize, imports: &[&str]) -> String {
     text
 }
 
-/// `size` bytes that do not compress, the same for the same seed: SHA-256 in counter mode.
+/// `size` bytes that do not compress, the same for the same seed: SplitMix64 from a state that the seed gives.
 fn payload(seed: &str, size: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(size + 32);
-    let mut counter = 0u64;
+    let seed = digest(&SHA256, seed.as_bytes());
+    let first = seed.as_ref().first_chunk();
+    let mut state = u64::from_le_bytes(*first.expect("a SHA-256 has 32 bytes"));
+    let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
-        bytes.extend_from_slice(digest(&SHA256, format!("{seed} {counter}").as_bytes()).as_ref());
-        counter += 1;
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
     }
     bytes.truncate(size);
     bytes
@@ -314,30 +293,16 @@ mod tests {
 
     #[test]
     fn the_same_shape_gives_the_same_bytes() {
-        let shape = Shape {
-            modules: 4,
-            topology: Topology::Chain,
-            ..Shape::default()
-        };
-        let (a, b) = (
-            ModuleSet::generate(&shape).unwrap(),
-            ModuleSet::generate(&shape).unwrap(),
-        );
+        let shape = Shape { modules: 4, topology: Topology::Chain, ..Shape::default() };
+        let (a, b) = (ModuleSet::generate(&shape).unwrap(), ModuleSet::generate(&shape).unwrap());
         for (a, b) in a.modules().iter().zip(b.modules()) {
-            assert_eq!(
-                (&a.zip, &a.go_mod, &a.zip_hash),
-                (&b.zip, &b.go_mod, &b.zip_hash)
-            );
+            assert_eq!((&a.zip, &a.go_mod, &a.zip_hash), (&b.zip, &b.go_mod, &b.zip_hash));
         }
     }
 
     #[test]
     fn a_payload_sets_the_size_of_the_zip() {
-        let shape = Shape {
-            modules: 1,
-            payload_bytes: 100_000,
-            ..Shape::default()
-        };
+        let shape = Shape { modules: 1, payload_bytes: 100_000, ..Shape::default() };
         let set = ModuleSet::generate(&shape).unwrap();
         let size = set.modules()[0].zip.len();
         assert!((100_000..102_000).contains(&size), "{size}");
@@ -345,23 +310,14 @@ mod tests {
 
     #[test]
     fn a_tree_requires_each_module_once() {
-        let shape = Shape {
-            modules: 13,
-            topology: Topology::Tree(3),
-            ..Shape::default()
-        };
+        let shape = Shape { modules: 13, topology: Topology::Tree(3), ..Shape::default() };
         let required: usize = shape.specs().iter().map(|spec| spec.requires.len()).sum();
         assert_eq!(required, 12);
     }
 
     #[test]
     fn circles_and_strangers_are_refused() {
-        let mut specs = Shape {
-            modules: 2,
-            topology: Topology::Chain,
-            ..Shape::default()
-        }
-        .specs();
+        let mut specs = Shape { modules: 2, topology: Topology::Chain, ..Shape::default() }.specs();
         specs[1].requires = vec![(specs[0].path.clone(), specs[0].version.clone())];
         assert!(ModuleSet::build(&specs).is_err());
         specs[1].requires = vec![("example.test/none".to_owned(), "v1.0.0".to_owned())];

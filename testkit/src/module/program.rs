@@ -16,11 +16,7 @@ impl ModuleSet {
 
     /// [`ModuleSet::write_program`] without the `go.sum`: with `-mod=mod`, `go` then asks the checksum database.
     pub fn write_program_without_sums(&self, dir: &Path) -> Result<()> {
-        let required: HashSet<_> = self
-            .modules()
-            .iter()
-            .flat_map(|module| &module.requires)
-            .collect();
+        let required: HashSet<_> = self.modules().iter().flat_map(|module| &module.requires).collect();
         let mut go_mod = "module example.test/program\n\ngo 1.21\n\nrequire (\n".to_owned();
         let mut imports = String::new();
         let mut calls = String::new();
@@ -36,9 +32,8 @@ impl ModuleSet {
             writeln!(go_mod, "\t{} {}{comment}", module.path, module.version)?;
         }
         go_mod.push_str(")\n");
-        let main = format!(
-            "package main\n\nimport (\n{imports})\n\nfunc main() {{\n\tn := 0\n{calls}\tprintln(n)\n}}\n"
-        );
+        let main =
+            format!("package main\n\nimport (\n{imports})\n\nfunc main() {{\n\tn := 0\n{calls}\tprintln(n)\n}}\n");
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         write(dir, "go.mod", &go_mod)?;
         write(dir, "main.go", &main)

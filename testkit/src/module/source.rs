@@ -40,11 +40,11 @@ impl From<&Path> for Source {
     }
 }
 
-/// The `h1:` hashes of a module version, as its two lines in a `go.sum`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The `h1:` hashes of those files of a module version that a source has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
-    pub zip: String,
-    pub go_mod: String,
+    pub zip: Option<String>,
+    pub go_mod: Option<String>,
 }
 
 impl Source {
@@ -56,14 +56,13 @@ impl Source {
         }
     }
 
-    /// Hashes of a module version whose zip and go.mod this source has. Blocks on I/O.
+    /// Hashes of a module version, `None` when this source has neither its zip nor its go.mod. Blocks on I/O.
     pub(crate) fn sums(&self, module: &str, version: &str) -> Result<Option<Sums>> {
         match self {
             Self::Folder(folder) => folder_sums(folder, module, version),
-            Self::Generated(set) => Ok(set.get(module, version).map(|module| Sums {
-                zip: module.zip_hash.clone(),
-                go_mod: module.go_mod_hash.clone(),
-            })),
+            Self::Generated(set) => Ok(set
+                .get(module, version)
+                .map(|module| Sums { zip: Some(module.zip_hash.clone()), go_mod: Some(module.go_mod_hash.clone()) })),
         }
     }
 }
@@ -78,15 +77,9 @@ fn read_generated(set: &ModuleSet, file: &ModuleFile) -> Option<Bytes> {
             let version = latest(versions(set, module))?;
             set.get(module, &version).map(|module| module.info.clone())
         }
-        ModuleFile::Info { module, version } => {
-            set.get(module, version).map(|module| module.info.clone())
-        }
-        ModuleFile::Mod { module, version } => {
-            set.get(module, version).map(|module| module.go_mod.clone())
-        }
-        ModuleFile::Zip { module, version } => {
-            set.get(module, version).map(|module| module.zip.clone())
-        }
+        ModuleFile::Info { module, version } => set.get(module, version).map(|module| module.info.clone()),
+        ModuleFile::Mod { module, version } => set.get(module, version).map(|module| module.go_mod.clone()),
+        ModuleFile::Zip { module, version } => set.get(module, version).map(|module| module.zip.clone()),
     }
 }
 
@@ -111,16 +104,8 @@ fn read_folder(folder: &Path, file: &ModuleFile) -> Result<Option<Bytes>> {
     }
 }
 
-fn read_version_file(
-    folder: &Path,
-    module: &str,
-    version: &str,
-    extension: &str,
-) -> Result<Option<Bytes>> {
-    let path = folder
-        .join(escape(module))
-        .join("@v")
-        .join(format!("{}.{extension}", escape(version)));
+fn read_version_file(folder: &Path, module: &str, version: &str, extension: &str) -> Result<Option<Bytes>> {
+    let path = folder.join(escape(module)).join("@v").join(format!("{}.{extension}", escape(version)));
     match fs::read(&path) {
         Ok(bytes) => Ok(Some(bytes.into())),
         Err(error) if is_absent(&error) => Ok(None),
@@ -137,13 +122,8 @@ fn folder_versions(folder: &Path, module: &str) -> Result<Vec<String>> {
     };
     let mut versions = Vec::new();
     for entry in entries {
-        let name = entry
-            .with_context(|| format!("list {}", dir.display()))?
-            .file_name();
-        let version = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".info"))
-            .and_then(super::unescape);
+        let name = entry.with_context(|| format!("list {}", dir.display()))?.file_name();
+        let version = name.to_str().and_then(|name| name.strip_suffix(".info")).and_then(super::unescape);
         versions.extend(version.filter(|version| parse(version).is_some()));
     }
     versions.sort();
@@ -151,28 +131,19 @@ fn folder_versions(folder: &Path, module: &str) -> Result<Vec<String>> {
 }
 
 /// The cache keeps the hash that `go` computed when it fetched the zip in `.ziphash`; a folder made by hand has none.
+/// Of a module that only the graph needs the cache has no zip, of a toolchain no go.mod.
 fn folder_sums(folder: &Path, module: &str, version: &str) -> Result<Option<Sums>> {
-    let Some(go_mod) = read_version_file(folder, module, version, "mod")? else {
-        return Ok(None);
-    };
+    let go_mod = read_version_file(folder, module, version, "mod")?;
     let zip = match read_version_file(folder, module, version, "ziphash")? {
-        Some(hash) => String::from_utf8_lossy(&hash).trim().to_owned(),
-        None => match read_version_file(folder, module, version, "zip")? {
-            Some(zip) => hash_zip(&zip)?,
-            None => return Ok(None),
-        },
+        Some(hash) => Some(String::from_utf8_lossy(&hash).trim().to_owned()),
+        None => read_version_file(folder, module, version, "zip")?.map(|zip| hash_zip(&zip)).transpose()?,
     };
-    Ok(Some(Sums {
-        zip,
-        go_mod: hash_go_mod(&go_mod),
-    }))
+    let sums = Sums { zip, go_mod: go_mod.map(|go_mod| hash_go_mod(&go_mod)) };
+    Ok((sums != Sums::default()).then_some(sums))
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
 }
 
 /// The version that `@latest` means: the highest release, else the highest pre-release.
@@ -221,14 +192,9 @@ mod tests {
         let module = || "example.test/Mixed".to_owned();
         let list = source.read(&ModuleFile::List { module: module() }).unwrap();
         assert_eq!(list.unwrap(), "v1.0.0\nv1.2.0\n");
-        let latest = source
-            .read(&ModuleFile::Latest { module: module() })
-            .unwrap();
+        let latest = source.read(&ModuleFile::Latest { module: module() }).unwrap();
         assert_eq!(latest.unwrap(), "v1.2.0");
-        let zip = ModuleFile::Zip {
-            module: module(),
-            version: "v1.0.0".to_owned(),
-        };
+        let zip = ModuleFile::Zip { module: module(), version: "v1.0.0".to_owned() };
         assert_eq!(source.read(&zip).unwrap(), None);
     }
 }

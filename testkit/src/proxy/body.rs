@@ -60,11 +60,7 @@ impl AnswerBody {
         let body = Self {
             left: content,
             sent: 0,
-            pace: rate.map(|bytes_per_s| Pace {
-                bytes_per_s,
-                start: None,
-                wait: None,
-            }),
+            pace: rate.map(|bytes_per_s| Pace { bytes_per_s, start: None, wait: None }),
             cut: cut.filter(|cut| cut.after_bytes < length),
             cutting: None,
             wire,
@@ -86,15 +82,10 @@ impl AnswerBody {
         if self.cutting.is_none() {
             self.wire.mark(Mark::Cut(self.last_byte()));
         }
-        let cutting = self
-            .cutting
-            .get_or_insert_with(|| Box::pin(sleep(BEFORE_CUT)));
+        let cutting = self.cutting.get_or_insert_with(|| Box::pin(sleep(BEFORE_CUT)));
         ready!(cutting.as_mut().poll(cx));
         match cut.then {
-            End::ResetStream => Poll::Ready(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "cut by a rule",
-            )),
+            End::ResetStream => Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by a rule")),
             End::Close => self.break_off(ConnectionEnd::Close),
             End::Reset => self.break_off(ConnectionEnd::Reset),
         }
@@ -110,10 +101,7 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = &mut *self;
         let mut size = CHUNK_BYTES.min(this.left.len() as u64);
         if size == 0 {
@@ -130,9 +118,7 @@ impl Body for AnswerBody {
             size = size.min((rate / CHUNKS_PER_S).max(1));
             let start = *pace.start.get_or_insert_with(Instant::now);
             let due = Duration::from_secs_f64((this.sent + size) as f64 / rate as f64);
-            let wait = pace
-                .wait
-                .get_or_insert_with(|| Box::pin(sleep_until(start + due)));
+            let wait = pace.wait.get_or_insert_with(|| Box::pin(sleep_until(start + due)));
             ready!(wait.as_mut().poll(cx));
             pace.wait = None;
             let held = nanoseconds(start.elapsed());

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::record::{ConnectionRecord, RequestRecord, State};
+use crate::clock::Stamp;
 
 /// How long a reader waits for answers whose last byte was handed over but not seen to leave. A client that has read the
 /// whole body may look at the log before the server has stamped it.
@@ -17,7 +18,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Log {
     state: Mutex<LogState>,
-    settled: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -32,14 +33,8 @@ struct LogState {
 
 impl Log {
     pub(super) fn new(file: Option<File>) -> Arc<Self> {
-        let state = LogState {
-            file,
-            ..LogState::default()
-        };
-        Arc::new(Self {
-            state: Mutex::new(state),
-            settled: Condvar::new(),
-        })
+        let state = LogState { file, ..LogState::default() };
+        Arc::new(Self { state: Mutex::new(state), changed: Condvar::new() })
     }
 
     pub(super) fn requests(&self) -> Vec<RequestRecord> {
@@ -50,13 +45,32 @@ impl Log {
         self.settle().connections.values().cloned().collect()
     }
 
+    /// The connections once they are all closed; `None` when one still is open after `timeout`.
+    pub(super) fn closed_connections(&self, timeout: Duration) -> Option<Vec<ConnectionRecord>> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.lock();
+        loop {
+            if state.connections.values().all(|record| record.closed.is_some()) {
+                return Some(state.connections.values().cloned().collect());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn close_connection(&self, id: u64, closed: Stamp) {
+        self.connection(id, |record| record.closed = Some(closed));
+        self.changed.notify_all();
+    }
+
     /// Forgets finished requests and closed connections; numbers go on.
     pub(super) fn clear(&self) {
         let mut state = self.settle();
         state.requests.retain(|_, record| is_open(record.state));
-        state
-            .connections
-            .retain(|_, record| record.closed.is_none());
+        state.connections.retain(|_, record| record.closed.is_none());
     }
 
     pub(super) fn open_connection(&self, record: impl FnOnce(u64) -> ConnectionRecord) -> u64 {
@@ -85,10 +99,7 @@ impl Log {
         state.last_request = id;
         state.requests.insert(id, record);
         drop(state);
-        Some(Ticket {
-            log: Arc::clone(self),
-            id,
-        })
+        Some(Ticket { log: Arc::clone(self), id })
     }
 
     fn settle(&self) -> MutexGuard<'_, LogState> {
@@ -99,11 +110,7 @@ impl Log {
             if left.is_zero() {
                 break;
             }
-            state = self
-                .settled
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         state
     }
@@ -137,7 +144,7 @@ impl Ticket {
     pub(super) fn arrived(&self) {
         let mut state = self.log.lock();
         state.handed_over = state.handed_over.saturating_sub(1);
-        self.log.settled.notify_all();
+        self.log.changed.notify_all();
     }
 }
 

@@ -20,14 +20,18 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{authority::Authority, module::Source, sumdb::Sumdb};
+use crate::{
+    authority::{Authority, TlsVersions},
+    module::Source,
+    sumdb::Sumdb,
+};
 
 mod record;
 pub use record::{ConnectionRecord, Held, HttpVersion, RequestRecord, State};
 
 mod rule;
 pub use rule::{Answer, ConnectionEnd, ConnectionRule, Cut, End, Nth, Pattern, Rule};
-pub(crate) use rule::{duration, parse_duration};
+pub(crate) use rule::{duration, parse_duration, parse_status};
 
 mod serve;
 use serve::{Command, Site, accept_loop};
@@ -61,6 +65,7 @@ pub struct ProxyBuilder<'a> {
     name: String,
     listen: SocketAddr,
     transport: Transport<'a>,
+    tls_versions: TlsVersions,
     host_names: Vec<String>,
     sources: Vec<Source>,
     sumdb: Option<Arc<Sumdb>>,
@@ -79,6 +84,12 @@ impl<'a> ProxyBuilder<'a> {
     /// What to speak; [`Transport::Plain`] unless set.
     pub fn transport(mut self, transport: Transport<'a>) -> Self {
         self.transport = transport;
+        self
+    }
+
+    /// Which TLS to speak; 1.3 or 1.2, as the client likes, unless set.
+    pub fn tls_versions(mut self, versions: TlsVersions) -> Self {
+        self.tls_versions = versions;
         self
     }
 
@@ -123,11 +134,7 @@ impl<'a> ProxyBuilder<'a> {
     ///
     /// Fails when the address is not on loopback or taken, or the log cannot be opened.
     pub fn start(self) -> Result<Proxy> {
-        ensure!(
-            self.listen.ip().is_loopback(),
-            "{} is not on loopback",
-            self.listen
-        );
+        ensure!(self.listen.ip().is_loopback(), "{} is not on loopback", self.listen);
         let log_file = self
             .log_file
             .map(|path| {
@@ -165,7 +172,7 @@ impl<'a> ProxyBuilder<'a> {
         };
         let site = Arc::new(Site {
             tls: tls
-                .map(|(authority, alpn)| authority.server_config(names(), alpn))
+                .map(|(authority, alpn)| authority.server_config(names(), alpn, self.tls_versions))
                 .transpose()?
                 .map(TlsAcceptor::from),
             name: self.name,
@@ -209,6 +216,7 @@ impl Proxy {
             name: name.to_owned(),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             transport: Transport::Plain,
+            tls_versions: TlsVersions::default(),
             host_names: Vec::new(),
             sources: Vec::new(),
             sumdb: None,
@@ -270,6 +278,12 @@ impl Proxy {
         self.site.log.connections()
     }
 
+    /// All connections, with their final byte counts, once the last one is closed: a client that has ended is seen to
+    /// have ended a little later. Fails when one is still open after `timeout`.
+    pub fn closed_connections(&self, timeout: Duration) -> Result<Vec<ConnectionRecord>> {
+        self.site.log.closed_connections(timeout).context("a connection is still open")
+    }
+
     /// Forgets finished requests and closed connections.
     pub fn clear_log(&self) {
         self.site.log.clear();
@@ -285,9 +299,7 @@ impl Proxy {
     pub fn listen_again(&self) -> Result<()> {
         let listener = {
             let _guard = self.runtime.as_ref().map(Runtime::enter);
-            listen(self.address, BACKLOG)?
-                .into_std()
-                .context("detach a socket")?
+            listen(self.address, BACKLOG)?.into_std().context("detach a socket")?
         };
         self.command(|done| Command::Listen(listener, done))
     }
@@ -299,9 +311,7 @@ impl Proxy {
         self.refuse()?;
         let listener = {
             let _guard = self.runtime.as_ref().map(Runtime::enter);
-            listen(self.address, 1)?
-                .into_std()
-                .context("detach a socket")?
+            listen(self.address, 1)?.into_std().context("detach a socket")?
         };
         self.command(|done| Command::Listen(listener, done))?;
         // The kernel accepts one connection more than the backlog says (`sk_acceptq_is_full`).
@@ -309,10 +319,7 @@ impl Proxy {
             .map(|_| TcpStream::connect_timeout(&self.address, COMMAND_TIMEOUT))
             .collect::<Result<_, _>>()
             .context("fill the accept queue")?;
-        Ok(FullAcceptQueue {
-            proxy: self,
-            _fillers: fillers,
-        })
+        Ok(FullAcceptQueue { proxy: self, _fillers: fillers })
     }
 
     /// Stops, and waits until the last line of the log is written: what dropping it does not. Not for async code.
@@ -329,9 +336,7 @@ impl Proxy {
             .as_ref()
             .and_then(|commands| commands.send(command(done)).ok())
             .context("the proxy has stopped")?;
-        is_done
-            .recv_timeout(COMMAND_TIMEOUT)
-            .context("the proxy does not answer")
+        is_done.recv_timeout(COMMAND_TIMEOUT).context("the proxy does not answer")
     }
 }
 
@@ -362,9 +367,7 @@ impl Drop for FullAcceptQueue<'_> {
 /// error, and set to share the port afterwards, so that the listening socket can have it too.
 fn reserve(address: SocketAddr) -> Result<TcpSocket> {
     let socket = new_socket(address)?;
-    socket
-        .bind(address)
-        .with_context(|| format!("bind {address}"))?;
+    socket.bind(address).with_context(|| format!("bind {address}"))?;
     socket.set_reuseport(true).context("SO_REUSEPORT")?;
     Ok(socket)
 }
@@ -372,12 +375,8 @@ fn reserve(address: SocketAddr) -> Result<TcpSocket> {
 fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener> {
     let socket = new_socket(address)?;
     socket.set_reuseport(true).context("SO_REUSEPORT")?;
-    socket
-        .bind(address)
-        .with_context(|| format!("bind {address}"))?;
-    socket
-        .listen(backlog)
-        .with_context(|| format!("listen on {address}"))
+    socket.bind(address).with_context(|| format!("bind {address}"))?;
+    socket.listen(backlog).with_context(|| format!("listen on {address}"))
 }
 
 fn new_socket(address: SocketAddr) -> Result<TcpSocket> {

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU64, sync::Mutex, sync::PoisonError, time::Duration};
 
+use anyhow::ensure;
 use globset::{GlobBuilder, GlobMatcher};
 use hyper::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -142,10 +143,7 @@ impl Pattern {
     /// Compiles a glob; fails on an unclosed bracket and the like.
     pub fn new(glob: &str) -> Result<Self, globset::Error> {
         let matcher = GlobBuilder::new(glob).literal_separator(false).build()?;
-        Ok(Self {
-            text: glob.to_owned(),
-            matcher: matcher.compile_matcher(),
-        })
+        Ok(Self { text: glob.to_owned(), matcher: matcher.compile_matcher() })
     }
 
     /// Whether the whole of `text` matches.
@@ -226,10 +224,12 @@ impl Rule {
     /// Answers with a status.
     ///
     /// # Panics
-    /// When `status` is not within 100 to 999.
+    /// When `status` is none that ends a request: 200 to 999.
     pub fn status(mut self, status: u16) -> Self {
-        let status = StatusCode::from_u16(status).expect("a status has three digits");
-        self.answer = Answer::Status(status);
+        match parse_status(status) {
+            Ok(status) => self.answer = Answer::Status(status),
+            Err(error) => panic!("{error}"),
+        }
         self
     }
 
@@ -260,18 +260,12 @@ impl Rule {
 impl ConnectionRule {
     /// Holds the handshake of every connection back.
     pub fn accept(delay: Duration) -> Self {
-        Self {
-            accept: delay,
-            ..Self::default()
-        }
+        Self { accept: delay, ..Self::default() }
     }
 
     /// Ends every connection.
     pub fn end(end: ConnectionEnd) -> Self {
-        Self {
-            end: Some(end),
-            ..Self::default()
-        }
+        Self { end: Some(end), ..Self::default() }
     }
 
     /// Only for some connections.
@@ -314,10 +308,7 @@ impl Rules {
                 |rule| rule.nth,
                 |rule| {
                     rule.path.is_match(path)
-                        && rule
-                            .host
-                            .as_ref()
-                            .is_none_or(|pattern| pattern.is_match(host))
+                        && rule.host.as_ref().is_none_or(|pattern| pattern.is_match(host))
                         && rule.method.as_ref().is_none_or(|wanted| wanted == method)
                 },
             )
@@ -333,11 +324,7 @@ impl Rules {
     }
 }
 
-fn pick<R: Clone>(
-    rules: &mut [(R, u64)],
-    nth: impl Fn(&R) -> Nth,
-    is_match: impl Fn(&R) -> bool,
-) -> Option<R> {
+fn pick<R: Clone>(rules: &mut [(R, u64)], nth: impl Fn(&R) -> Nth, is_match: impl Fn(&R) -> bool) -> Option<R> {
     for (rule, seen) in rules {
         if is_match(rule) {
             *seen += 1;
@@ -361,7 +348,13 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, jiff::Error> {
 }
 
 fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StatusCode, D::Error> {
-    StatusCode::from_u16(u16::deserialize(deserializer)?).map_err(D::Error::custom)
+    parse_status(u16::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// A status that ends a request: an informational one (1xx) does not.
+pub(crate) fn parse_status(status: u16) -> anyhow::Result<StatusCode> {
+    ensure!((200..1000).contains(&status), "{status} is not within 200 to 999");
+    Ok(StatusCode::from_u16(status)?)
 }
 
 #[cfg(test)]
@@ -389,19 +382,11 @@ mod tests {
         let rules = Rules::default();
         rules.set_requests(vec![
             Rule::on("/spared/*"),
-            Rule::on("*.zip")
-                .host(Pattern::new("mirror.test*").unwrap())
-                .named("mirror"),
+            Rule::on("*.zip").host(Pattern::new("mirror.test*").unwrap()).named("mirror"),
             Rule::on("*.zip"),
         ]);
-        assert_eq!(
-            picked(&rules, "a.test", "/spared/x.zip").unwrap(),
-            "/spared/*"
-        );
-        assert_eq!(
-            picked(&rules, "mirror.test:8443", "/x.zip").unwrap(),
-            "mirror"
-        );
+        assert_eq!(picked(&rules, "a.test", "/spared/x.zip").unwrap(), "/spared/*");
+        assert_eq!(picked(&rules, "mirror.test:8443", "/x.zip").unwrap(), "mirror");
         assert_eq!(picked(&rules, "a.test", "/x.zip").unwrap(), "*.zip");
         assert_eq!(picked(&rules, "a.test", "/x.mod"), None);
     }
@@ -412,24 +397,14 @@ mod tests {
         let three = NonZeroU64::new(3).unwrap();
         rules.set_requests(vec![
             Rule::on("/a").nth(Nth::Only(2)).named("second"),
-            Rule::on("/a")
-                .nth(Nth::Every(three))
-                .named("third of the rest"),
+            Rule::on("/a").nth(Nth::Every(three)).named("third of the rest"),
         ]);
         let names: Vec<_> = (0..7).map(|_| picked(&rules, "", "/a")).collect();
         let name = |name: &str| Some(name.to_owned());
         // The second rule sees all but the request that the first one took.
         assert_eq!(
             names,
-            [
-                None,
-                name("second"),
-                None,
-                name("third of the rest"),
-                None,
-                None,
-                name("third of the rest")
-            ]
+            [None, name("second"), None, name("third of the rest"), None, None, name("third of the rest")]
         );
         assert!(Nth::First(2).contains(2) && !Nth::First(2).contains(3));
         assert!(Nth::From(2).contains(3) && !Nth::From(2).contains(1));
@@ -442,14 +417,11 @@ mod tests {
             "cut": {"after_bytes": 10, "then": "reset_stream"}}"#;
         let rule: Rule = serde_json::from_str(json).unwrap();
         assert_eq!(rule.first_byte, Duration::from_millis(300));
-        assert_eq!(
-            rule.answer,
-            Answer::Status(hyper::StatusCode::SERVICE_UNAVAILABLE)
-        );
+        assert_eq!(rule.answer, Answer::Status(hyper::StatusCode::SERVICE_UNAVAILABLE));
         for wrong in [
             r#"{"path": "[", "first_byte": "1s"}"#,
             r#"{"path": "*", "first_byte": "-1s"}"#,
-            r#"{"path": "*", "answer": {"status": 42}}"#,
+            r#"{"path": "*", "answer": {"status": 100}}"#,
             r#"{"path": "*", "first_bite": "1s"}"#,
         ] {
             assert!(serde_json::from_str::<Rule>(wrong).is_err(), "{wrong}");

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering, mpsc},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ use crate::{
     sumdb::Sumdb,
 };
 
+const ACCEPT_AGAIN: Duration = Duration::from_millis(10);
+
 /// What every connection of a proxy works with.
 pub(super) struct Site {
     pub name: String,
@@ -60,11 +63,7 @@ pub(super) enum Command {
 }
 
 /// Accepts until the sender of `commands` is gone; connections end with it.
-pub(super) async fn accept_loop(
-    site: Arc<Site>,
-    listener: TcpListener,
-    mut commands: UnboundedReceiver<Command>,
-) {
+pub(super) async fn accept_loop(site: Arc<Site>, listener: TcpListener, mut commands: UnboundedReceiver<Command>) {
     let mut listener = Some(listener);
     let mut held = false;
     let mut connections = JoinSet::new();
@@ -109,8 +108,14 @@ pub(super) async fn accept_loop(
 
 async fn accept(listener: Option<&TcpListener>) -> Option<(TcpStream, SocketAddr)> {
     match listener {
-        // A connection that died in the queue, or no descriptor left: the next one may do better.
-        Some(listener) => listener.accept().await.ok(),
+        Some(listener) => match listener.accept().await {
+            Ok(accepted) => Some(accepted),
+            Err(_) => {
+                // A connection that died in the queue, or no descriptor left: that passes, or another try says the same.
+                sleep(ACCEPT_AGAIN).await;
+                None
+            }
+        },
         None => std::future::pending().await,
     }
 }
@@ -127,9 +132,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let now = Stamp::now();
         self.count();
-        self.site
-            .log
-            .connection(self.id, |record| record.closed = Some(now));
+        self.site.log.close_connection(self.id, now);
     }
 }
 
@@ -167,18 +170,13 @@ async fn connection(site: Arc<Site>, socket: TcpStream, peer: SocketAddr, accept
         bytes_sent: 0,
     });
     let wire = Arc::new(Wire::default());
-    let connection = Arc::new(Connection {
-        site: Arc::clone(&site),
-        wire: Arc::clone(&wire),
-        id,
-    });
+    let connection = Arc::new(Connection { site: Arc::clone(&site), wire: Arc::clone(&wire), id });
     let counted = Counted::new(socket, Arc::clone(&wire));
     if let Some(rule) = rule {
         if !rule.accept.is_zero() {
             sleep(rule.accept).await;
             let held = nanoseconds(Stamp::now().since(accepted));
-            site.log
-                .connection(id, |record| record.accept_held_ns = held);
+            site.log.connection(id, |record| record.accept_held_ns = held);
         }
         match rule.end {
             None => {}
@@ -214,13 +212,9 @@ async fn serve(connection: &Arc<Connection>, socket: Counted) {
     };
     let done = Stamp::now();
     let (_, session) = stream.get_ref();
-    let alpn = session
-        .alpn_protocol()
-        .map(|name| String::from_utf8_lossy(name).into_owned());
+    let alpn = session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
     let sni = session.server_name().map(str::to_owned);
-    let version = session
-        .protocol_version()
-        .map(|version| format!("{version:?}"));
+    let version = session.protocol_version().map(|version| format!("{version:?}"));
     let is_h2 = alpn.as_deref() == Some("h2");
     log.connection(connection.id, |record| {
         record.handshake_done = Some(done);
@@ -242,9 +236,7 @@ where
     Flushed<S>: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| answer(Arc::clone(connection), request));
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// As [`http1`].
@@ -253,26 +245,17 @@ where
     Flushed<S>: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| answer(Arc::clone(connection), request));
-    let _ = http2::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(
-    connection: Arc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
+async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     let arrived = Instant::now();
     let received = Stamp::now();
     let site = &connection.site;
-    let path = percent_decode_str(request.uri().path())
-        .decode_utf8_lossy()
-        .into_owned();
+    let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
     let host = host(&request);
     let asked = Asked::parse(&path, site.sumdb.as_ref().map(|sumdb| sumdb.name()));
-    let rule = site
-        .rules
-        .for_request(request.method().as_str(), &host, &path);
+    let rule = site.rules.for_request(request.method().as_str(), &host, &path);
     let ticket = open_record(&connection, &request, received, host, &asked, rule.as_ref());
     let Some(ticket) = ticket.map(Arc::new) else {
         // A connection's record goes only when it is closed, and then there is no request on it.
@@ -299,10 +282,14 @@ async fn answer(
             }
         }
     };
+    let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if is_bodiless {
+        *response.body_mut() = Bytes::new();
+    }
     let length = response.body().len() as u64;
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if !is_bodiless {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     if !rule.first_byte.is_zero() {
         sleep_until(arrived + rule.first_byte).await;
         let held = nanoseconds(arrived.elapsed());
@@ -318,9 +305,7 @@ async fn answer(
         *response.body_mut() = Bytes::new();
     }
     let wire = Arc::clone(&connection.wire);
-    Ok(response.map(|content| {
-        AnswerBody::new(content, rule.body_rate_bytes_per_s, rule.cut, wire, ticket)
-    }))
+    Ok(response.map(|content| AnswerBody::new(content, rule.body_rate_bytes_per_s, rule.cut, wire, ticket)))
 }
 
 fn pass() -> Rule {
@@ -347,11 +332,7 @@ fn open_record(
     let site = &connection.site;
     site.log.open_request(connection.id, |id, on| {
         on.requests += 1;
-        let accept_ns = if on.requests == 1 {
-            on.accept_held_ns
-        } else {
-            0
-        };
+        let accept_ns = if on.requests == 1 { on.accept_held_ns } else { 0 };
         RequestRecord {
             proxy: site.name.clone(),
             id,
@@ -368,10 +349,7 @@ fn open_record(
             has_authorization: request.headers().contains_key(AUTHORIZATION),
             asked: asked.clone(),
             rule: rule.map(|rule| rule.log_name().to_owned()),
-            held: Held {
-                accept_ns,
-                ..Held::default()
-            },
+            held: Held { accept_ns, ..Held::default() },
             state: State::Waiting,
             status: None,
             content_length: None,
@@ -399,10 +377,7 @@ async fn file(site: &Arc<Site>, request: &Request<Incoming>, asked: Asked) -> Re
             response.headers_mut().insert(CONTENT_TYPE, media);
             response
         }
-        Ok(Ok(None)) => text(
-            StatusCode::NOT_FOUND,
-            "not found: the testkit has no such file",
-        ),
+        Ok(Ok(None)) => text(StatusCode::NOT_FOUND, "not found: the testkit has no such file"),
         Ok(Err(error)) => {
             eprintln!("testkit: {}: {error:#}", site.name);
             text(StatusCode::INTERNAL_SERVER_ERROR, "a file cannot be read")

@@ -25,9 +25,7 @@ pub struct Signer {
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer")
-            .field("verifier_key", &self.verifier_key)
-            .finish_non_exhaustive()
+        f.debug_struct("Signer").field("verifier_key", &self.verifier_key).finish_non_exhaustive()
     }
 }
 
@@ -40,8 +38,7 @@ impl Signer {
             "checksum database name {name:?} is empty or holds white space or a +"
         );
         let seed = digest(&SHA256, format!("testkit {name}").as_bytes());
-        let key = Ed25519KeyPair::from_seed_unchecked(seed.as_ref())
-            .expect("a SHA-256 is as long as an Ed25519 seed");
+        let key = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).expect("a SHA-256 is as long as an Ed25519 seed");
         let encoded = [&[ED25519], key.public_key().as_ref()].concat();
         let key_hash = key_hash(name, &encoded);
         Ok(Self {
@@ -72,11 +69,7 @@ impl Signer {
     fn sign(&self, text: &str) -> String {
         let signature = self.key.sign(text.as_bytes());
         let signed = [&self.key_hash.to_be_bytes(), signature.as_ref()].concat();
-        format!(
-            "{text}\n\u{2014} {} {}\n",
-            self.name,
-            STANDARD.encode(signed)
-        )
+        format!("{text}\n\u{2014} {} {}\n", self.name, STANDARD.encode(signed))
     }
 }
 
@@ -97,9 +90,7 @@ mod tests {
     #[test]
     fn key_hash_is_that_of_the_public_database() {
         // sum.golang.org's key as it is built into cmd/go (modfetch/key.go).
-        let key = STANDARD
-            .decode("Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8")
-            .unwrap();
+        let key = STANDARD.decode("Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8").unwrap();
         assert_eq!(key_hash("sum.golang.org", &key), 0x033d_e0ae);
     }
 
@@ -114,9 +105,7 @@ mod tests {
         let key = signer.verifier_key().splitn(3, '+').nth(2).unwrap_or(key);
         let key = STANDARD.decode(key).unwrap();
         assert_eq!(key[0], super::ED25519);
-        UnparsedPublicKey::new(&ED25519, &key[1..])
-            .verify(b"hello\n", &signature[4..])
-            .unwrap();
+        UnparsedPublicKey::new(&ED25519, &key[1..]).verify(b"hello\n", &signature[4..]).unwrap();
         assert_eq!(signature[..4], signer.key_hash.to_be_bytes());
     }
 

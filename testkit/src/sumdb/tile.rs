@@ -45,11 +45,7 @@ impl Tile {
         if index.starts_with("x000") {
             return None;
         }
-        Some(Self {
-            level,
-            index: value,
-            width,
-        })
+        Some(Self { level, index: value, width })
     }
 
     /// Numbers of the entries within their level.
@@ -60,9 +56,7 @@ impl Tile {
 }
 
 fn three_digits(text: &str) -> Option<usize> {
-    (text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| text.parse().ok())
-        .flatten()
+    (text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
 fn number(text: &str, digits: usize) -> Option<u32> {
@@ -79,24 +73,12 @@ mod tests {
 
     #[test]
     fn paths_are_read_as_tlog_writes_them() {
-        let tile = |level, index, width| {
-            Some(Tile {
-                level,
-                index,
-                width,
-            })
-        };
+        let tile = |level, index, width| Some(Tile { level, index, width });
         // The examples of tlog's TestTilePath that have height 8, and its neighbours.
         assert_eq!(Tile::parse("8/0/001"), tile(Some(0), 1, 256));
         assert_eq!(Tile::parse("8/1/x123/456.p/78"), tile(Some(1), 123_456, 78));
-        assert_eq!(
-            Tile::parse("8/0/x001/x234/067"),
-            tile(Some(0), 1_234_067, 256)
-        );
-        assert_eq!(
-            Tile::parse("8/data/x001/x234/067"),
-            tile(None, 1_234_067, 256)
-        );
+        assert_eq!(Tile::parse("8/0/x001/x234/067"), tile(Some(0), 1_234_067, 256));
+        assert_eq!(Tile::parse("8/data/x001/x234/067"), tile(None, 1_234_067, 256));
         assert_eq!(Tile::parse("8/0/000.p/7"), tile(Some(0), 0, 7));
     }
 

@@ -51,9 +51,7 @@ impl Tree {
 
     /// The hashes of all complete subtrees of `2^level` records.
     pub fn level(&self, level: u32) -> Option<&[Hash]> {
-        self.levels
-            .get(usize::try_from(level).ok()?)
-            .map(Vec::as_slice)
+        self.levels.get(usize::try_from(level).ok()?).map(Vec::as_slice)
     }
 }
 
@@ -109,10 +107,7 @@ mod tests {
             "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
         ];
         let mut tree = Tree::default();
-        assert_eq!(
-            hex(&tree.root()),
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(hex(&tree.root()), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         for (number, (leaf, root)) in leaves.into_iter().zip(roots).enumerate() {
             assert_eq!(tree.append(leaf), number as u64);
             assert_eq!(hex(&tree.root()), root, "{} leaves", number + 1);
@@ -126,9 +121,7 @@ mod tests {
             tree.append(&record.to_be_bytes());
         }
         assert_eq!(tree.size(), 1000);
-        let sizes: Vec<_> = (0..10)
-            .map(|level| tree.level(level).unwrap().len())
-            .collect();
+        let sizes: Vec<_> = (0..10).map(|level| tree.level(level).unwrap().len()).collect();
         assert_eq!(sizes, [1000, 500, 250, 125, 62, 31, 15, 7, 3, 1]);
         assert_eq!(tree.level(10), None);
     }

@@ -56,7 +56,7 @@ pub fn ensure_collector(workspace: &Workspace) -> Result<()> {
             std::os::unix::fs::symlink(directory.join("dist/otelcol"), &link)?;
         }
     }
-    run(command(workspace, "otelcol")?.arg("--version").stdout(std::process::Stdio::null()))
+    run(command(workspace, "otelcol")?.arg("components").stdout(std::process::Stdio::null()))
         .context("otelcol does not run")?;
     say("collector", "otelcol is there");
     Ok(())

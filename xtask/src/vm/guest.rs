@@ -24,8 +24,8 @@ const TOOLCHAIN_FILES: [&str; 6] = [
     "pkg/tool/linux_amd64/compile",
     "pkg/tool/linux_amd64/link",
 ];
-/// Headers that the runtime's assembly includes.
-const HEADERS: &str = "pkg/include";
+/// Directories of the headers that the runtime's assembly includes.
+const HEADERS: [&str; 2] = ["pkg/include", "src/runtime/cgo"];
 
 /// Builds the guest's programs and packs everything.
 pub fn initramfs(workspace: &Workspace) -> Result<PathBuf> {
@@ -84,7 +84,9 @@ fn add_go(workspace: &Workspace, guest: &mut Guest, directory: &Path) -> Result<
             guest.add(&root.join(file), &Path::new("go").join(file))?;
         }
     }
-    guest.add_files_of(&root.join(HEADERS), &Path::new("go").join(HEADERS))?;
+    for headers in HEADERS {
+        guest.add_files_of(&root.join(headers), &Path::new("go").join(headers))?;
+    }
     // The sources name the directories, so that a package of the next Go version is not forgotten.
     for package in
         go(&["list", "-deps", "-f", "{{if .Standard}}{{.Dir}}{{end}}", "."])?.lines().filter(|line| !line.is_empty())

@@ -252,11 +252,7 @@ impl Timeline {
 
     /// The stage at its end.
     pub fn last(&self) -> Option<(Stage, u64)> {
-        self.spans
-            .iter()
-            .filter(|(_, from_ns, to_ns)| from_ns < to_ns)
-            .next_back()
-            .map(|&(stage, from_ns, _)| (stage, from_ns))
+        self.spans.iter().rfind(|(_, from_ns, to_ns)| from_ns < to_ns).map(|&(stage, from_ns, _)| (stage, from_ns))
     }
 }
 

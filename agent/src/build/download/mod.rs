@@ -468,13 +468,15 @@ impl Download {
                 let of_module =
                     |attempt: &&mut Attempt| attempt.pid == pid && attempt.subject.module() == Some(&module);
                 for attempt in self.attempts.iter_mut().filter(of_module) {
+                    let evident = attempt.evident();
                     match &mut attempt.error {
-                        Some((known @ ErrorType::Other, text)) => {
-                            *known = kind;
+                        Some((known, text)) => {
+                            if *known == ErrorType::Other {
+                                *known = kind;
+                            }
                             *text = Some(line.trim().to_owned());
                         }
-                        Some((_, text)) => *text = Some(line.trim().to_owned()),
-                        None if attempt.evident() => attempt.fail(at_ns, kind, Some(line.trim().to_owned())),
+                        None if evident => attempt.fail(at_ns, kind, Some(line.trim().to_owned())),
                         None => {}
                     }
                 }
@@ -493,6 +495,11 @@ impl Download {
                 (attempt, attempt.stages(now_ns, opening))
             })
         })
+    }
+
+    /// Nothing was fetched or tried.
+    pub fn is_idle(&self) -> bool {
+        self.attempts.iter().all(|attempt| !attempt.evident())
     }
 
     /// Files of modules that were fetched.
@@ -547,12 +554,12 @@ pub fn status_error(status: u16) -> ErrorType {
         404 => ErrorType::Http404,
         410 => ErrorType::Http410,
         429 => ErrorType::Http429,
-        400..=499 => ErrorType::Http4xx,
+        400 | 402 | 405..=409 | 411..=428 | 430..=499 => ErrorType::Http4xx,
         500 => ErrorType::Http500,
         502 => ErrorType::Http502,
         503 => ErrorType::Http503,
         504 => ErrorType::Http504,
-        500..=599 => ErrorType::Http5xx,
+        501 | 505..=599 => ErrorType::Http5xx,
         _ => ErrorType::Other,
     }
 }

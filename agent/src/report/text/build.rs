@@ -2,7 +2,7 @@
 
 use super::doubt::{Doubt, marked};
 use super::page::{BAR, FAINT, Line, PLAIN, Page};
-use super::{TextOptions, compile, disk, download, headline};
+use super::{Rows, TextOptions, compile, disk, download, headline};
 use crate::build::{Build, BuildResult, Phase, PhaseShare};
 use crate::units;
 
@@ -23,7 +23,7 @@ pub fn print(page: &mut Page, build: &Build, options: &TextOptions) {
     }
     page.blank();
     let stuck = download::in_flight(page, build, options);
-    if stuck && !matches!(build.result, Some(BuildResult::Success)) {
+    if stuck && build.result != Some(BuildResult::Success) && options.rows != Rows::All {
         // What it hung on is the answer; the rest in a line each.
         download::in_one_line(page, build);
         compile::in_one_line(page, build);

@@ -5,7 +5,7 @@ use super::doubt::{Doubt, marked};
 use super::page::{BAD, FAINT, Line, PLAIN, Page, STRONG, WARN, WIDTH, shortened};
 use super::table::{Align, Cell, Table, module as module_name};
 use crate::build::{Build, Fetch, FetchKind, FetchState, Host, Module, ModuleResult, Source, Stage, StageShare};
-use crate::{units, words};
+use crate::{diagnose, units, words};
 
 /// Under it a percentile of that rank says nothing.
 pub const P95_SAMPLES: u64 = 20;
@@ -256,20 +256,19 @@ impl InFlight {
     }
 }
 
-/// What an open fetch waits for: the last stage that it reached.
+/// What an open fetch waits for.
 fn waiting_for(fetch: &Fetch, build: &Build) -> &'static str {
-    if fetch.kind == FetchKind::Vcs {
-        return if words::version_control(build) == "git" { "git still running" } else { "still running" };
-    }
-    match fetch.stages.present().last() {
-        Some((Stage::Queue, _)) => "no answer",
-        Some((Stage::Dns, _)) => "no DNS answer",
-        Some((Stage::Connect, _)) => "no connection",
-        Some((Stage::Tls, _)) => "no TLS handshake",
-        Some((Stage::Ttfb, _)) => "no first byte",
-        Some((Stage::Transfer, _)) => "body not complete",
-        Some((Stage::Verify, _)) => "not verified",
-        Some((Stage::Vcs | Stage::Unzip | Stage::Lock | Stage::Unattributed, _)) | None => "",
+    match diagnose::reached(fetch) {
+        Some(Stage::Queue) => "no answer",
+        Some(Stage::Dns) => "no DNS answer",
+        Some(Stage::Connect) => "no connection",
+        Some(Stage::Tls) => "no TLS handshake",
+        Some(Stage::Ttfb) => "no first byte",
+        Some(Stage::Transfer) => "body not complete",
+        Some(Stage::Verify) => "not verified",
+        Some(Stage::Vcs) if words::version_control(build) == "git" => "git still running",
+        Some(Stage::Vcs) => "still running",
+        Some(Stage::Unzip | Stage::Lock | Stage::Unattributed) | None => "",
     }
 }
 

@@ -47,6 +47,14 @@ fn killed_in_flight() {
 }
 
 #[test]
+fn killed_in_flight_all_rows() {
+    let text = render(&fixtures::killed_in_flight(), &TextOptions { rows: Rows::All, ..PLAIN_TEXT });
+    assert_printable(&text);
+    assert!(text.contains("in flight 9m48s"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("example.com/m")).count(), 61);
+}
+
+#[test]
 fn many_commands() {
     insta::assert_snapshot!(text(&fixtures::many_commands()));
 }
