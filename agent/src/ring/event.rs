@@ -6,7 +6,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::types::{Machine, Probe, Scope};
+use crate::{
+    build::types::{Machine, Probe, Scope},
+    host::{GoSettings, MainModule},
+};
 
 /// Something that happened, in the order in which it happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,12 +145,14 @@ pub struct ProcessFacts {
     pub goroutines: bool,
     /// Working directory.
     pub directory: Option<String>,
-    /// Path of the main module.
-    pub main_module: Option<String>,
-    /// Directory of the main module's go.mod.
-    pub main_directory: Option<String>,
+    /// The main module, as its go.mod says.
+    pub main_module: Option<MainModule>,
     /// Effective settings of the go command: environment, `go env -w`, `go.env`; an allow-list, secrets removed.
-    pub settings: Vec<(String, String)>,
+    pub settings: Option<GoSettings>,
+    /// W3C trace context of the environment.
+    pub trace_parent: Option<String>,
+    /// Our own variables in the environment, by which a wrapper tells an agent about itself.
+    pub markers: Vec<(String, String)>,
     /// The process was gone before it could be read.
     pub too_late: bool,
 }
@@ -161,8 +166,9 @@ impl ProcessFacts {
             goroutines: false,
             directory: None,
             main_module: None,
-            main_directory: None,
-            settings: Vec::new(),
+            settings: None,
+            trace_parent: None,
+            markers: Vec::new(),
             too_late: false,
         }
     }

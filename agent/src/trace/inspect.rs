@@ -6,7 +6,7 @@ use gobuild_trace_common::{FileFacts, FileKey, Role};
 
 use crate::{
     gobin::{self, GoroutineOffsets, Recognised},
-    host::process,
+    host::{Variable, process::Process},
     probe::{self, Probes},
     ring::{
         Event,
@@ -70,7 +70,7 @@ impl Inspector {
             ..ProcessFacts::unknown()
         };
         if facts.program == Program::Go {
-            process::describe(pid, &exec.path, &mut facts);
+            describe(pid, exec, &mut facts);
         }
         facts
     }
@@ -93,6 +93,27 @@ impl Inspector {
             tracing::warn!(%error, role = ?Role::Go, "cannot tell the kernel programs what a file is");
         }
     }
+}
+
+/// How a go command is set up. Absent where it ended before it could be read.
+fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
+    let Some(process) = Process::open(pid).known() else {
+        facts.too_late = true;
+        return;
+    };
+    let directory = process.working_directory().known();
+    if let Some(environ) = process.environ().known() {
+        let settings = process.go_settings(&environ);
+        if let Some(directory) = &directory {
+            facts.main_module = process.main_module(directory, &exec.arguments, &settings).known();
+        }
+        facts.settings = Some(settings);
+        facts.trace_parent = environ.get(Variable::TraceParent).map(str::to_owned);
+        facts.markers = environ.markers.into_iter().collect();
+    } else {
+        facts.too_late = true;
+    }
+    facts.directory = directory.map(|directory| directory.to_string_lossy().into_owned());
 }
 
 fn recognise(file: &Path, path: &str) -> Option<Recognised> {

@@ -7,7 +7,7 @@ use gobuild_trace_common::{DropReason, Kind, LostKey};
 use super::inspect::Inspector;
 use crate::{
     build::{Machine, Model, Probe, ProbeState, Scope, Tier},
-    host::machine,
+    host::{block_device, machine},
     probe::{self, EventRing, ProbeError, Probes, ProgramState},
     ring::{
         Event, decode,
@@ -73,19 +73,20 @@ impl Session {
             ..probe::Config::default()
         })?;
         let ring = probes.ring().ok_or_else(|| ProbeError::Map { name: "EVENTS", reason: "is in use".to_owned() })?;
-        let machine = machine::facts();
+        let machine = machine::machine_facts().map_err(|error| unreadable("machine", &error))?;
+        let clock = machine::clock_sample().map_err(|error| unreadable("clock", &error))?;
         let begin = Begin {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: Machine { kernel: machine.kernel, cpus: machine.cpus, hostname: machine.hostname },
             probes: tiers(&probes, options.tier),
-            wall_offset_ns: machine.wall_offset_ns,
+            wall_offset_ns: clock.realtime_ns.saturating_sub_unsigned(clock.monotonic_ns),
             command: options.command.clone(),
             scope: options.scope,
-            boot_id: machine.boot_id,
-            devices: machine.devices,
+            boot_id: machine.boot_id.unwrap_or_default(),
+            devices: devices(),
             traceparent: None,
         };
-        let begin_ns = machine::monotonic_ns();
+        let begin_ns = clock.monotonic_ns;
         let mut session = Self {
             inspector: Inspector::new(options.tier >= Tier::Goroutine),
             probes,
@@ -147,7 +148,7 @@ impl Session {
 
     /// Losses and the time, ten times a second.
     fn tick(&mut self) {
-        let now_ns = machine::monotonic_ns();
+        let now_ns = monotonic_ns();
         if now_ns.saturating_sub(self.last_tick_ns) < TICK.as_nanos() as u64 {
             return;
         }
@@ -199,7 +200,7 @@ impl Session {
             }
             self.drain();
         }
-        let now_ns = machine::monotonic_ns();
+        let now_ns = monotonic_ns();
         self.tell_losses(now_ns);
         let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let end = End { status, duration_ns };
@@ -233,6 +234,21 @@ impl Session {
     pub fn begin_ns(&self) -> u64 {
         self.begin_ns
     }
+}
+
+fn unreadable(name: &'static str, error: &io::Error) -> ProbeError {
+    ProbeError::Map { name, reason: error.to_string() }
+}
+
+/// CLOCK_MONOTONIC.
+fn monotonic_ns() -> u64 {
+    machine::clock_sample().map_or(0, |sample| sample.monotonic_ns)
+}
+
+/// Names of the block devices by the kernel's number (include/linux/kdev_t.h).
+fn devices() -> Vec<(u32, String)> {
+    let names = block_device::names().unwrap_or_default();
+    names.into_iter().map(|(number, name)| (number.major << 20 | number.minor, name)).collect()
 }
 
 /// Tiers as the report shows them.
