@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::settings::CheckSettings;
 use super::style::{Mark, mark};
-use crate::build::{Probe, ProbeState, Tier};
+use crate::build::{Probe, ProbeState, Scope, Tier};
 use crate::host::capability::{Capability, Lockdown, Privileges};
+use crate::trace::{Options, Session};
 
 /// One requirement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,10 +57,22 @@ pub fn check(settings: &CheckSettings, load: impl FnOnce() -> Vec<Probe>) -> any
     Ok(if check.ok { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-/// The probes of this build.
+/// Loads the probes as for a wrapped command and lets go of them again.
 #[must_use]
 pub fn probes() -> Vec<Probe> {
-    vec![Probe { name: Tier::Paths, state: ProbeState::Off, reason: Some("this build has no probes".into()) }]
+    let options = Options {
+        scope: Scope::Tree,
+        tier: Tier::Requests,
+        ring_bytes: 1 << 20,
+        root_cookie: 0,
+        command: None,
+        measure: false,
+        likely_go_commands: Vec::new(),
+    };
+    match Session::start(&options, None) {
+        Ok(session) => session.model().document().probes,
+        Err(error) => vec![Probe { name: Tier::Paths, state: ProbeState::Off, reason: Some(error.to_string()) }],
+    }
 }
 
 impl Check {
@@ -77,14 +90,14 @@ impl Check {
     pub fn render(&self, color: bool) -> String {
         let mut text = String::new();
         for finding in &self.requirements {
-            push(&mut text, state(finding.state, color), finding.name, &finding.found, color);
+            push(&mut text, state(finding.state), finding.name, &finding.found, color);
             if let Some(remedy) = &finding.remedy {
                 text.push_str(&format!("                          {remedy}\n"));
             }
         }
         for probe in &self.probes {
             let found = probe.reason.as_deref().unwrap_or("loads");
-            push(&mut text, state(probe.state, color), &format!("probes {}", tier(probe.name)), found, color);
+            push(&mut text, state(probe.state), &format!("probes {}", tier(probe.name)), found, color);
         }
         let verdict = match self.ok {
             true => "Builds can be traced here.",
@@ -100,7 +113,7 @@ fn push(text: &mut String, (word, kind): (&str, Mark), name: &str, found: &str, 
     text.push_str(&format!("{}{padding}{name:<17}{found}\n", mark(word, kind, color)));
 }
 
-fn state(state: ProbeState, _color: bool) -> (&'static str, Mark) {
+fn state(state: ProbeState) -> (&'static str, Mark) {
     match state {
         ProbeState::Ok => ("ok", Mark::Good),
         ProbeState::Degraded => ("degraded", Mark::Warning),

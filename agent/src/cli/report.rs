@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::settings::{JsonTarget, ReportSettings};
-use crate::build::Document;
+use crate::build::{Document, Model};
 use crate::report::{dir, json, text};
+use crate::ring::event::Body;
+use crate::ring::recording::{self, Recording};
 
 /// Prints a report again, or the list of a directory's reports.
 ///
@@ -32,9 +34,28 @@ pub fn report(settings: &ReportSettings) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A report or a recording.
+/// A report or a recording; the first bytes say which.
 fn read(bytes: &[u8]) -> anyhow::Result<Document> {
+    if bytes.starts_with(&recording::MAGIC) {
+        return Ok(replay(bytes)?);
+    }
     Ok(json::from_slice(bytes)?)
+}
+
+/// Folds a recording again, as far as it goes.
+///
+/// # Errors
+/// It is of another version, or not one event of it is whole.
+pub fn replay(bytes: &[u8]) -> Result<Document, recording::RecordingError> {
+    let mut events = Recording::open(bytes)?;
+    let Some(first) = events.next() else { return Err(recording::RecordingError::NotARecording) };
+    let Body::Begin(begin) = &first.body else { return Err(recording::RecordingError::NotARecording) };
+    let mut model = Model::new(first.at_ns, begin.clone());
+    model.apply(&first);
+    for event in events {
+        model.apply(&event);
+    }
+    Ok(model.document())
 }
 
 fn print(settings: &ReportSettings, text: &str) -> anyhow::Result<ExitCode> {
