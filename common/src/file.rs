@@ -75,7 +75,8 @@ wire! {
 pub enum FileOperation {
     /// First write since open or since the last truncation.
     FirstWrite = 1,
-    /// `ftruncate`: an attempt failed and the file is used again. Carries the sums so far.
+    /// `ftruncate` to less than was written: an attempt failed and the file is used again. Carries the sums so far,
+    /// which begin anew.
     Truncate = 2,
     /// `close` of a file that was opened for writing. Carries the sums.
     Close = 3,

@@ -1,9 +1,38 @@
-//! Kernel programs.
-#![no_std]
-#![no_main]
+//! Kernel programs of gobuild-trace: what tracked processes do, filtered and paired early, written straight into the
+//! ring buffer.
+//!
+//! One file per thing observed. Programs decide nothing that the agent can decide; what they must know about an
+//! executable the agent writes into `FILES`. Kernel fields are read at offsets that the agent resolved from BTF
+//! ([`kernel`]); BTF tracepoints only, because any classic system call tracepoint slows every call on the host.
+//! Everything is inlined: BPF subprograms make the linker of LLVM 22 crash while it writes debug information.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host build exists for clippy"))]
 
-#[cfg(not(test))]
+mod process;
+mod syscall;
+mod file;
+mod lock;
+mod socket;
+mod block;
+mod iowait;
+mod goroutine;
+mod record;
+mod maps;
+mod kernel;
+mod arch;
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+// bpf_probe_read_kernel and others serve GPL-compatible programs only.
+#[used]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }

@@ -6,4 +6,21 @@
 
 pub mod types;
 
+mod fold;
+
+mod build_cache;
+mod disk;
+mod download;
+mod network;
+mod tools;
+
+mod cache_path;
+mod proxy;
+
+mod finish;
+mod live;
+mod share;
+
+pub use fold::{BuildId, Model};
+pub use live::{Activity, Waiting};
 pub use types::*;

@@ -1,0 +1,310 @@
+//! One attempt to fetch something, and its disjoint stages.
+
+use super::super::{
+    cache_path::ModuleVersion,
+    network::{ConnectionIndex, Opening},
+    types::{ErrorType, FetchKind, FileKind, FollowsBecause, Stage, Stages},
+};
+
+/// What is fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A file of a module version.
+    Module(ModuleVersion, FileKind),
+    /// A record of the checksum database.
+    Lookup(ModuleVersion),
+    /// A tile of the checksum database.
+    Tile(String),
+    /// A version control command, for a module where that is known.
+    Vcs(Option<ModuleVersion>, String),
+}
+
+impl Subject {
+    /// The kind in the report.
+    pub fn kind(&self) -> FetchKind {
+        match self {
+            Self::Module(_, FileKind::Info) => FetchKind::Info,
+            Self::Module(_, FileKind::Mod) => FetchKind::Mod,
+            Self::Module(_, FileKind::Zip) => FetchKind::Zip,
+            Self::Lookup(_) => FetchKind::Lookup,
+            Self::Tile(_) => FetchKind::Tile,
+            Self::Vcs(..) => FetchKind::Vcs,
+        }
+    }
+
+    /// The module it is fetched for.
+    pub fn module(&self) -> Option<&ModuleVersion> {
+        match self {
+            Self::Module(module, _) | Self::Lookup(module) => Some(module),
+            Self::Vcs(module, _) => module.as_ref(),
+            Self::Tile(_) => None,
+        }
+    }
+
+    /// Of the checksum database.
+    pub fn is_sumdb(&self) -> bool {
+        matches!(self, Self::Lookup(_) | Self::Tile(_))
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer was kept.
+    Done,
+    /// It was not.
+    Failed,
+    /// It never was an attempt: a cache look-up that no request followed.
+    Dissolved,
+}
+
+/// One attempt. Times are CLOCK_MONOTONIC.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What.
+    pub subject: Subject,
+    /// By which process.
+    pub pid: u32,
+    /// By which goroutine; 0 when unknown.
+    pub goroutine: u64,
+    /// The go command found it missing, or opened the file to put it in.
+    pub asked_ns: u64,
+    /// The request left.
+    pub sent_ns: Option<u64>,
+    /// Requests put on the wire.
+    pub requests: u32,
+    /// When further requests left.
+    pub sent_again_ns: Vec<u64>,
+    /// On which connection.
+    pub connection: Option<ConnectionIndex>,
+    /// First byte of the answer.
+    pub first_byte_ns: Option<u64>,
+    /// Last byte of the body.
+    pub last_byte_ns: Option<u64>,
+    /// The check began.
+    pub verify_from_ns: Option<u64>,
+    /// The end and how.
+    pub end: Option<(u64, Outcome)>,
+    /// A temporary file was opened for it.
+    pub file_opened: bool,
+    /// Version control children fetched it.
+    pub by_vcs: bool,
+    /// Body kept.
+    pub bytes: Option<u64>,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// Host, where plain HTTP shows it.
+    pub host: Option<String>,
+    /// The attempt before it.
+    pub follows: Option<(usize, FollowsBecause)>,
+    /// Why it failed.
+    pub error: Option<(ErrorType, Option<String>)>,
+    /// Last sign of life.
+    pub progress_ns: u64,
+}
+
+impl Attempt {
+    /// Begins an attempt.
+    pub fn new(subject: Subject, pid: u32, goroutine: u64, asked_ns: u64) -> Self {
+        Self {
+            subject,
+            pid,
+            goroutine,
+            asked_ns,
+            sent_ns: None,
+            requests: 0,
+            sent_again_ns: Vec::new(),
+            connection: None,
+            first_byte_ns: None,
+            last_byte_ns: None,
+            verify_from_ns: None,
+            end: None,
+            file_opened: false,
+            by_vcs: false,
+            bytes: None,
+            status: None,
+            host: None,
+            follows: None,
+            error: None,
+            progress_ns: asked_ns,
+        }
+    }
+
+    /// Not ended.
+    pub fn open(&self) -> bool {
+        self.end.is_none()
+    }
+
+    /// Something besides a failed cache look-up says that this is an attempt.
+    pub fn evident(&self) -> bool {
+        self.sent_ns.is_some() || self.file_opened || matches!(self.subject, Subject::Vcs(..))
+    }
+
+    /// A request left on a connection.
+    pub fn sent(&mut self, at_ns: u64, connection: ConnectionIndex) {
+        self.requests += 1;
+        self.progress_ns = at_ns;
+        if self.sent_ns.is_none() {
+            self.sent_ns = Some(at_ns.max(self.asked_ns));
+            self.connection = Some(connection);
+        } else {
+            self.sent_again_ns.push(at_ns);
+        }
+    }
+
+    /// Ends it, unless it has ended.
+    pub fn finish(&mut self, at_ns: u64, outcome: Outcome) {
+        self.end.get_or_insert((at_ns.max(self.asked_ns), outcome));
+    }
+
+    /// Fails it, unless it has ended.
+    pub fn fail(&mut self, at_ns: u64, kind: ErrorType, text: Option<String>) {
+        if self.open() {
+            self.finish(at_ns, Outcome::Failed);
+            self.error.get_or_insert((kind, text));
+        }
+    }
+
+    /// The stages up to `end_ns` as spans and as sums, which are the same numbers.
+    pub fn stages(&self, end_ns: u64, opening: Option<Opening>) -> Timeline {
+        let mut timeline = Timeline::default();
+        let end_ns = end_ns.max(self.asked_ns);
+        let clamp = |at_ns: Option<u64>| at_ns.map(|at_ns| at_ns.clamp(self.asked_ns, end_ns));
+        if matches!(self.subject, Subject::Vcs(..)) {
+            timeline.push(Stage::Vcs, self.asked_ns, end_ns);
+            return timeline;
+        }
+        let verify_from_ns = clamp(self.verify_from_ns);
+        let last_byte_ns = clamp(self.last_byte_ns);
+        let web_end_ns = last_byte_ns.or(verify_from_ns).unwrap_or(end_ns);
+        let first_byte_ns = clamp(self.first_byte_ns).map(|at_ns| at_ns.min(web_end_ns));
+        let headers_ns = first_byte_ns.unwrap_or(web_end_ns);
+        match clamp(self.sent_ns).map(|at_ns| at_ns.min(headers_ns)) {
+            Some(sent_ns) => {
+                timeline.wait_for_connection(self.asked_ns, sent_ns, opening);
+                timeline.push(Stage::Ttfb, sent_ns, headers_ns);
+            }
+            None => timeline.wait_for_connection(self.asked_ns, headers_ns, opening),
+        }
+        if first_byte_ns.is_some() {
+            timeline.push(Stage::Transfer, headers_ns, web_end_ns);
+        }
+        match (verify_from_ns, last_byte_ns) {
+            (Some(_), _) => timeline.push(Stage::Verify, web_end_ns, end_ns),
+            (None, Some(_)) if web_end_ns < end_ns => timeline.push(Stage::Unattributed, web_end_ns, end_ns),
+            _ => {}
+        }
+        timeline
+    }
+}
+
+/// Disjoint spans in order of time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timeline {
+    /// Stage, begin, end.
+    pub spans: Vec<(Stage, u64, u64)>,
+}
+
+impl Timeline {
+    fn push(&mut self, stage: Stage, from_ns: u64, to_ns: u64) {
+        self.spans.push((stage, from_ns, to_ns.max(from_ns)));
+    }
+
+    /// `[from, to)`: the parts in which the connection was being opened, and the queue around them.
+    fn wait_for_connection(&mut self, from_ns: u64, to_ns: u64, opening: Option<Opening>) {
+        let mut reached_ns = from_ns;
+        let mut queue = Vec::new();
+        if let Some(Opening { dns, connect, tls }) = opening {
+            for (stage, step) in [(Stage::Dns, dns), (Stage::Connect, connect), (Stage::Tls, tls)] {
+                let (start_ns, end_ns) = step.unwrap_or((reached_ns, reached_ns));
+                let start_ns = start_ns.clamp(reached_ns, to_ns);
+                let end_ns = end_ns.clamp(start_ns, to_ns);
+                queue.push((reached_ns, start_ns));
+                self.push(stage, start_ns, end_ns);
+                reached_ns = end_ns;
+            }
+        }
+        queue.push((reached_ns, to_ns));
+        for (start_ns, end_ns) in queue {
+            self.push(Stage::Queue, start_ns, end_ns);
+        }
+        self.spans.sort_by_key(|&(_, start_ns, _)| start_ns);
+    }
+
+    /// Sums by stage.
+    pub fn sums(&self) -> Stages {
+        let mut stages = Stages::default();
+        for &(stage, from_ns, to_ns) in &self.spans {
+            let field = match stage {
+                Stage::Queue => &mut stages.queue_ns,
+                Stage::Dns => &mut stages.dns_ns,
+                Stage::Connect => &mut stages.connect_ns,
+                Stage::Tls => &mut stages.tls_ns,
+                Stage::Ttfb => &mut stages.ttfb_ns,
+                Stage::Transfer => &mut stages.transfer_ns,
+                Stage::Verify => &mut stages.verify_ns,
+                Stage::Vcs | Stage::Unzip | Stage::Lock | Stage::Unattributed => &mut stages.unattributed_ns,
+            };
+            *field = Some(field.unwrap_or(0) + (to_ns - from_ns));
+        }
+        stages
+    }
+
+    /// The stage at its end.
+    pub fn last(&self) -> Option<(Stage, u64)> {
+        self.spans.iter().rfind(|(_, from_ns, to_ns)| from_ns < to_ns).map(|&(stage, from_ns, _)| (stage, from_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt() -> Attempt {
+        let module = ModuleVersion { path: "example.com/a".to_owned(), version: "v1.0.0".to_owned() };
+        Attempt::new(Subject::Module(module, FileKind::Zip), 1, 2, 100)
+    }
+
+    #[test]
+    fn stages_add_up_and_follow_the_carrying_connection() {
+        let mut attempt = attempt();
+        attempt.sent(180, 0);
+        attempt.first_byte_ns = Some(400);
+        attempt.last_byte_ns = Some(600);
+        attempt.verify_from_ns = Some(610);
+        // The look-up began before the fetch: only what lies in [asked, sent] counts.
+        let opening = Opening { dns: Some((50, 110)), connect: Some((120, 130)), tls: Some((130, 170)) };
+        let stages = attempt.stages(700, Some(opening)).sums();
+        assert_eq!(
+            stages,
+            Stages {
+                queue_ns: Some(20),
+                dns_ns: Some(10),
+                connect_ns: Some(10),
+                tls_ns: Some(40),
+                ttfb_ns: Some(220),
+                transfer_ns: Some(200),
+                verify_ns: Some(100),
+                unattributed_ns: None
+            }
+        );
+        assert_eq!(stages.sum_ns(), 600);
+    }
+
+    #[test]
+    fn an_unseen_boundary_leaves_the_time_in_the_earlier_stage() {
+        let mut attempt = attempt();
+        attempt.first_byte_ns = Some(400);
+        let stages = attempt.stages(700, None).sums();
+        assert_eq!((stages.queue_ns, stages.ttfb_ns, stages.transfer_ns), (Some(300), None, Some(300)));
+    }
+
+    #[test]
+    fn a_request_without_an_answer_waits_for_its_first_byte() {
+        let mut attempt = attempt();
+        attempt.sent(150, 0);
+        let timeline = attempt.stages(1_000, Some(Opening::default()));
+        assert_eq!(timeline.last(), Some((Stage::Ttfb, 150)));
+        assert_eq!(timeline.sums().sum_ns(), 900);
+    }
+}

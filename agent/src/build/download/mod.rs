@@ -1,0 +1,594 @@
+//! Module downloads: which files of which modules were fetched, and when each step happened.
+//!
+//! The module cache's own files are the transaction log (cmd/go/internal/modfetch): a `.mod` or `.info` that is not
+//! found is asked for, a temporary file that is opened has its body, a rename keeps it; a zip's temporary file is opened
+//! before it is asked for. Goroutines tie requests on connections to what was asked. Looks and shares are `rows`'.
+
+mod attempt;
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+pub use attempt::{Attempt, Outcome, Subject, Timeline};
+pub use rows::{Charge, Rows, Span};
+
+use super::{
+    cache_path::{CachePath, ModuleFile, ModuleVersion, SumdbRecord},
+    network::{ConnectionIndex, Network},
+    types::{ErrorType, FileKind, FollowsBecause},
+};
+use crate::ring::event::{Content, FileEvent, FileOperation, LockEvent, PathEvent, PathOperation, SocketEvent, Task};
+
+const ENOENT: i32 = -2;
+
+/// All that a build fetched or tried to.
+#[derive(Debug, Default)]
+pub struct Download {
+    attempts: Vec<Attempt>,
+    modules: BTreeMap<ModuleVersion, ModuleState>,
+    /// (process, goroutine) → what it is fetching from a proxy.
+    current: HashMap<(u32, u64), usize>,
+    /// (process, goroutine) → what it is fetching from the checksum database.
+    current_sumdb: HashMap<(u32, u64), usize>,
+    /// Open attempt of a process for a subject.
+    by_subject: HashMap<(u32, Subject), usize>,
+    files: HashMap<(u32, i32), OpenFile>,
+    /// (process, thread) → lock wait under way.
+    lock_waits: HashMap<(u32, u32), (Option<ModuleVersion>, u64)>,
+    other_locks: Vec<(u64, u64)>,
+    /// Connection → attempt whose plain HTTP request it carries.
+    plain: HashMap<ConnectionIndex, usize>,
+    sumdb_name: Option<String>,
+    /// Files that this build fetched or began to.
+    fetched: HashSet<(ModuleVersion, FileKind)>,
+}
+
+/// What is known of a module version besides its fetches.
+#[derive(Debug, Default)]
+struct ModuleState {
+    cached: BTreeSet<FileKind>,
+    lock_waits: Vec<(u64, u64)>,
+    unzips: Vec<(u64, Option<u64>)>,
+    error: Option<(ErrorType, String)>,
+}
+
+/// A descriptor whose file matters.
+#[derive(Clone, Debug)]
+enum OpenFile {
+    Body(usize),
+    Lock(ModuleVersion),
+}
+
+impl Download {
+    /// A system call on a path in a module cache.
+    pub fn path(&mut self, at_ns: u64, task: Task, event: &PathEvent, path: CachePath, network: &Network) {
+        match path {
+            CachePath::Module { module, file } => self.module_path(at_ns, task, event, module, file, network),
+            CachePath::Sumdb { database, record } => {
+                self.sumdb_name.get_or_insert(database);
+                let subject = match record {
+                    SumdbRecord::Lookup(module) => Subject::Lookup(module),
+                    SumdbRecord::Tile(tile) => Subject::Tile(tile),
+                };
+                self.sumdb_path(at_ns, task, event, subject);
+            }
+            CachePath::Tree(_) | CachePath::Build(_) => {}
+        }
+    }
+
+    fn module_path(
+        &mut self,
+        at_ns: u64,
+        task: Task,
+        event: &PathEvent,
+        module: ModuleVersion,
+        file: ModuleFile,
+        network: &Network,
+    ) {
+        use PathOperation::{Mkdir, OpenRead, OpenWrite, RenameTo, Stat, Unlink};
+        match (file, event.operation) {
+            (ModuleFile::Final(kind), OpenRead | Stat) if event.result >= 0 => self.found(module, kind),
+            (ModuleFile::Final(kind @ (FileKind::Mod | FileKind::Info)), OpenRead) if event.result == ENOENT => {
+                self.ask(at_ns, task, Subject::Module(module, kind), network);
+            }
+            (ModuleFile::Final(kind), RenameTo) if event.result >= 0 => {
+                if let Some(index) = self.by_subject.remove(&(task.pid, Subject::Module(module, kind))) {
+                    self.attempts[index].finish(at_ns, Outcome::Done);
+                    self.release(task, index);
+                }
+            }
+            (ModuleFile::Temporary(kind), OpenWrite { exclusive: true, .. }) if event.result >= 0 => {
+                self.fetched.insert((module.clone(), kind));
+                let subject = Subject::Module(module, kind);
+                let index = match kind {
+                    FileKind::Zip => self.begin(at_ns, task, subject, network),
+                    FileKind::Mod | FileKind::Info => self.answered(at_ns, task, subject),
+                };
+                self.attempts[index].file_opened = true;
+                self.files.insert((task.pid, event.result), OpenFile::Body(index));
+            }
+            (ModuleFile::Temporary(kind), OpenRead) if event.result >= 0 => {
+                let subject = Subject::Module(module, kind);
+                if let Some(&index) = self.by_subject.get(&(task.pid, subject)) {
+                    self.attempts[index].verify_from_ns = Some(at_ns);
+                    self.attempts[index].progress_ns = at_ns;
+                }
+            }
+            (ModuleFile::Temporary(kind), Unlink) => {
+                let subject = Subject::Module(module, kind);
+                if let Some(index) = self.by_subject.remove(&(task.pid, subject)) {
+                    self.give_up(at_ns, index, network);
+                    self.release(task, index);
+                }
+            }
+            // DownloadDir (modfetch/cache.go): tree, no `.partial`, `.ziphash` is what a complete download looks like.
+            (ModuleFile::ZipHash, Stat) if event.result >= 0 => self.found(module, FileKind::Zip),
+            (ModuleFile::Lock, OpenWrite { .. } | OpenRead) if event.result >= 0 => {
+                self.files.insert((task.pid, event.result), OpenFile::Lock(module));
+            }
+            (ModuleFile::Partial, OpenWrite { create: true, .. }) if event.result >= 0 => {
+                self.modules.entry(module).or_default().unzips.push((at_ns, None));
+            }
+            (ModuleFile::Partial, Unlink) if event.result >= 0 => {
+                let unzip = self.modules.get_mut(&module).and_then(|state| state.unzips.last_mut());
+                if let Some((_, end @ None)) = unzip {
+                    *end = Some(at_ns);
+                }
+            }
+            (
+                ModuleFile::Final(_)
+                | ModuleFile::Temporary(_)
+                | ModuleFile::ZipHash
+                | ModuleFile::Lock
+                | ModuleFile::Partial,
+                OpenRead | OpenWrite { .. } | Stat | RenameTo | Unlink | Mkdir,
+            ) => {}
+        }
+    }
+
+    /// A file was there. What this build fetched itself is not a hit.
+    fn found(&mut self, module: ModuleVersion, kind: FileKind) {
+        let file = (module, kind);
+        if !self.fetched.contains(&file) {
+            self.modules.entry(file.0).or_default().cached.insert(kind);
+        }
+    }
+
+    /// A file was not there: the go command may ask for it.
+    fn ask(&mut self, at_ns: u64, task: Task, subject: Subject, network: &Network) {
+        let key = (task.pid, subject);
+        if let Some(&index) = self.by_subject.get(&key) {
+            let attempt = &mut self.attempts[index];
+            // GoMod and cachingRepo.GoMod each look (modfetch/cache.go); the request follows the second.
+            if attempt.open() && !attempt.evident() {
+                attempt.asked_ns = at_ns;
+                return;
+            }
+        }
+        self.begin(at_ns, task, key.1, network);
+    }
+
+    fn begin(&mut self, at_ns: u64, task: Task, subject: Subject, network: &Network) -> usize {
+        let goroutine = (task.pid, task.goroutine);
+        if task.goroutine != 0
+            && let Some(before) = self.current.remove(&goroutine)
+        {
+            self.give_up(at_ns, before, network);
+        }
+        let index = self.attempts.len();
+        self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
+        if task.goroutine != 0 {
+            self.current.insert(goroutine, index);
+        }
+        self.by_subject.insert((task.pid, subject), index);
+        index
+    }
+
+    /// The temporary file of a `.mod` or `.info` is opened when its whole body is there.
+    fn answered(&mut self, at_ns: u64, task: Task, subject: Subject) -> usize {
+        let index = self.by_subject.get(&(task.pid, subject.clone())).copied();
+        let index = index.filter(|&index| self.attempts[index].open()).unwrap_or_else(|| {
+            // Nobody asked: `@latest` answers with an `.info` too.
+            self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
+            self.attempts.len() - 1
+        });
+        self.by_subject.insert((task.pid, subject), index);
+        let attempt = &mut self.attempts[index];
+        self.current_sumdb.remove(&(task.pid, task.goroutine));
+        attempt.finish(at_ns, Outcome::Done);
+        self.release(task, index);
+        index
+    }
+
+    fn release(&mut self, task: Task, index: usize) {
+        if self.current.get(&(task.pid, task.goroutine)) == Some(&index) {
+            self.current.remove(&(task.pid, task.goroutine));
+        }
+    }
+
+    /// The goroutine went on without the answer: it failed, or nothing was ever asked.
+    fn give_up(&mut self, at_ns: u64, index: usize, network: &Network) {
+        let attempt = &mut self.attempts[index];
+        if !attempt.open() {
+            return;
+        }
+        if attempt.by_vcs {
+            attempt.finish(at_ns, Outcome::Dissolved);
+            return;
+        }
+        let error = dial_error(attempt, network);
+        if let Some((kind, text)) = error {
+            attempt.fail(at_ns, kind, Some(text));
+        } else if attempt.sent_ns.is_some() {
+            attempt.fail(at_ns, ErrorType::Other, None);
+        } else {
+            attempt.finish(at_ns, Outcome::Dissolved);
+        }
+    }
+
+    fn sumdb_path(&mut self, at_ns: u64, task: Task, event: &PathEvent, subject: Subject) {
+        let key = (task.pid, subject);
+        match event.operation {
+            PathOperation::OpenRead if event.result == ENOENT => {
+                let index = self.attempts.len();
+                self.attempts.push(Attempt::new(key.1.clone(), task.pid, task.goroutine, at_ns));
+                if task.goroutine != 0 {
+                    self.current_sumdb.insert((task.pid, task.goroutine), index);
+                    self.verification_began(at_ns, task);
+                }
+                self.by_subject.insert(key, index);
+            }
+            PathOperation::OpenWrite { .. } if event.result >= 0 => {
+                let Some(&index) = self.by_subject.get(&key) else { return };
+                self.attempts[index].finish(at_ns, Outcome::Done);
+                if self.current_sumdb.get(&(task.pid, task.goroutine)) == Some(&index) {
+                    self.current_sumdb.remove(&(task.pid, task.goroutine));
+                }
+                self.files.insert((task.pid, event.result), OpenFile::Body(index));
+            }
+            _ => {}
+        }
+    }
+
+    /// The checksum database is asked after the whole `.mod` has come and before its file is written. Its first request
+    /// of a process, `supported`, leaves no file: it left when the goroutine sent a second time.
+    fn verification_began(&mut self, at_ns: u64, task: Task) {
+        let Some(&index) = self.current.get(&(task.pid, task.goroutine)) else { return };
+        let attempt = &mut self.attempts[index];
+        if attempt.verify_from_ns.is_none() && attempt.open() {
+            attempt.verify_from_ns = Some(attempt.sent_again_ns.first().copied().unwrap_or(at_ns));
+            attempt.requests -= u32::try_from(attempt.sent_again_ns.len()).unwrap_or(0).min(attempt.requests);
+        }
+    }
+
+    /// I/O on a descriptor that `path` said something about.
+    pub fn file(&mut self, at_ns: u64, task: Task, event: &FileEvent) {
+        let key = (task.pid, event.fd);
+        let Some(OpenFile::Body(index)) = self.files.get(&key).cloned() else {
+            if event.operation == FileOperation::Close {
+                self.files.remove(&key);
+            }
+            return;
+        };
+        let attempt = &mut self.attempts[index];
+        attempt.progress_ns = at_ns;
+        let zip = matches!(attempt.subject, Subject::Module(_, FileKind::Zip));
+        match event.operation {
+            FileOperation::FirstWrite if zip => attempt.first_byte_ns = Some(attempt.first_byte_ns.unwrap_or(at_ns)),
+            FileOperation::FirstWrite => {}
+            FileOperation::Truncate => {
+                // TryProxies (modfetch/proxy.go) empties the file after each attempt that failed.
+                attempt.fail(at_ns, ErrorType::Other, None);
+                let mut next = Attempt::new(attempt.subject.clone(), attempt.pid, attempt.goroutine, at_ns);
+                next.follows = Some((index, FollowsBecause::Fallthrough));
+                self.follow(key, next);
+            }
+            FileOperation::Close => {
+                attempt.bytes = Some(event.written_bytes);
+                if zip && event.last_write_ns != 0 {
+                    attempt.last_byte_ns = Some(event.last_write_ns);
+                }
+                self.files.remove(&key);
+            }
+        }
+    }
+
+    fn follow(&mut self, key: (u32, i32), next: Attempt) {
+        let index = self.attempts.len();
+        self.by_subject.insert((next.pid, next.subject.clone()), index);
+        if next.goroutine != 0 {
+            self.current.insert((next.pid, next.goroutine), index);
+        }
+        self.files.insert(key, OpenFile::Body(index));
+        self.attempts.push(next);
+    }
+
+    /// A wait for a lock began or ended.
+    pub fn lock(&mut self, at_ns: u64, task: Task, event: &LockEvent) {
+        let thread = (task.pid, task.tid);
+        if !event.ended {
+            let module = event.fd.and_then(|fd| match self.files.get(&(task.pid, fd)) {
+                Some(OpenFile::Lock(module)) => Some(module.clone()),
+                Some(OpenFile::Body(_)) | None => None,
+            });
+            self.lock_waits.insert(thread, (module, event.since_ns));
+        } else if let Some((module, since_ns)) = self.lock_waits.remove(&thread) {
+            let waits = match module {
+                Some(module) => &mut self.modules.entry(module).or_default().lock_waits,
+                None => &mut self.other_locks,
+            };
+            waits.push((since_ns, at_ns));
+        }
+    }
+
+    /// A goroutine that a requester started dialled a connection.
+    pub fn dialled(&mut self, dialler: Task, connection: ConnectionIndex, network: &mut Network) {
+        let waiting = self.current.get(&(dialler.pid, dialler.parent_goroutine));
+        let module = waiting.and_then(|&index| self.attempts[index].subject.module());
+        if let Some(module) = module.filter(|_| dialler.parent_goroutine != 0) {
+            network.opened_for(connection, &module.path);
+        }
+    }
+
+    /// Payload moved on a connection.
+    pub fn socket(
+        &mut self,
+        at_ns: u64,
+        task: Task,
+        event: &SocketEvent,
+        connection: ConnectionIndex,
+        network: &mut Network,
+    ) {
+        match &event.content {
+            Content::HttpRequest { path, host, .. } if event.write => {
+                let sent = self.attempts.iter_mut().enumerate().rev().find(|(_, attempt)| {
+                    attempt.open()
+                        && attempt.pid == task.pid
+                        && attempt.sent_ns.is_none()
+                        && names(path, &attempt.subject)
+                });
+                if let Some((index, attempt)) = sent {
+                    attempt.sent(at_ns, connection);
+                    attempt.host.clone_from(host);
+                    let module = attempt.subject.module().map(|module| module.path.clone());
+                    network.carried(connection, module.as_deref());
+                    self.plain.insert(connection, index);
+                }
+            }
+            Content::HttpResponse { status, .. } if !event.write => {
+                let Some(index) = self.plain.remove(&connection) else { return };
+                self.response(at_ns, index, *status);
+            }
+            Content::TlsData | Content::Opaque if event.write => {
+                // Over HTTP/2 each request is written by a goroutine of its own, which the requester started
+                // (net/http, `(*http2ClientConn).RoundTrip`).
+                if event.first_by_goroutine && network.connection(connection).carries_requests() {
+                    self.request_sent(at_ns, task.pid, task.parent_goroutine, connection, network);
+                }
+            }
+            Content::TlsData | Content::Opaque => {
+                // Over HTTP/1 the requester reads the body itself; the last write before it was its request.
+                let written_ns = network.connection(connection).last_write_ns();
+                let own = self.current.get(&(task.pid, task.goroutine)).copied();
+                if task.goroutine != 0
+                    && let Some(index) = own
+                    && self.attempts[index].sent_ns.is_none()
+                    && written_ns >= self.attempts[index].asked_ns
+                {
+                    self.request_sent(written_ns, task.pid, task.goroutine, connection, network);
+                }
+            }
+            Content::HttpRequest { .. }
+            | Content::HttpResponse { .. }
+            | Content::ClientHello { .. }
+            | Content::ServerHello { .. }
+            | Content::TlsChangeCipher
+            | Content::TlsAlert
+            | Content::TlsHandshake
+            | Content::Dns(_) => {}
+        }
+    }
+
+    fn request_sent(
+        &mut self,
+        at_ns: u64,
+        pid: u32,
+        requester: u64,
+        connection: ConnectionIndex,
+        network: &mut Network,
+    ) {
+        if requester == 0 {
+            return;
+        }
+        let key = (pid, requester);
+        let open = |index: &&usize| self.attempts[**index].open();
+        let index = self.current_sumdb.get(&key).filter(open).or_else(|| self.current.get(&key).filter(open)).copied();
+        let module = index.and_then(|index| {
+            let attempt = &mut self.attempts[index];
+            attempt.sent(at_ns, connection);
+            attempt.subject.module().map(|module| module.path.clone())
+        });
+        network.carried(connection, module.as_deref());
+    }
+
+    fn response(&mut self, at_ns: u64, index: usize, status: u16) {
+        let attempt = &mut self.attempts[index];
+        attempt.status = Some(status);
+        attempt.first_byte_ns.get_or_insert(at_ns);
+        attempt.progress_ns = at_ns;
+        if status < 400 {
+            return;
+        }
+        attempt.fail(at_ns, status_error(status), None);
+        // A zip's next attempt begins when its file is emptied.
+        if !attempt.file_opened {
+            let mut next = Attempt::new(attempt.subject.clone(), attempt.pid, attempt.goroutine, at_ns);
+            next.follows = Some((index, FollowsBecause::Fallthrough));
+            let index = self.attempts.len();
+            self.by_subject.insert((next.pid, next.subject.clone()), index);
+            if next.goroutine != 0 {
+                self.current.insert((next.pid, next.goroutine), index);
+            }
+            self.attempts.push(next);
+        }
+    }
+
+    /// A version control child was started. Gives its attempt, if a module waits for it.
+    pub fn vcs_started(&mut self, at_ns: u64, parent: Task, program: &str) -> Option<usize> {
+        let waiting = *self.current.get(&(parent.pid, parent.goroutine))?;
+        self.attempts[waiting].by_vcs = true;
+        let module = self.attempts[waiting].subject.module().cloned();
+        let index = self.attempts.len();
+        self.attempts.push(Attempt::new(Subject::Vcs(module, program.to_owned()), parent.pid, parent.goroutine, at_ns));
+        Some(index)
+    }
+
+    /// A version control child ended.
+    pub fn vcs_ended(&mut self, at_ns: u64, index: usize, success: bool) {
+        if success {
+            self.attempts[index].finish(at_ns, Outcome::Done);
+        } else {
+            self.attempts[index].fail(at_ns, ErrorType::Vcs, None);
+        }
+    }
+
+    /// The go command said something; errors name their module and reason.
+    pub fn stderr(&mut self, at_ns: u64, pid: u32, text: &str) {
+        for line in text.lines() {
+            let Some(kind) = classify(line) else { continue };
+            let named: Vec<_> = self
+                .attempts
+                .iter()
+                .filter(|attempt| attempt.pid == pid)
+                .filter_map(|attempt| attempt.subject.module())
+                .filter(|module| line.contains(&format!("{}@{}", module.path, module.version)))
+                .cloned()
+                .collect();
+            for module in named {
+                let of_module =
+                    |attempt: &&mut Attempt| attempt.pid == pid && attempt.subject.module() == Some(&module);
+                for attempt in self.attempts.iter_mut().filter(of_module) {
+                    let evident = attempt.evident();
+                    match &mut attempt.error {
+                        Some((known, text)) => {
+                            if *known == ErrorType::Other {
+                                *known = kind;
+                            }
+                            *text = Some(line.trim().to_owned());
+                        }
+                        None if evident => attempt.fail(at_ns, kind, Some(line.trim().to_owned())),
+                        None => {}
+                    }
+                }
+                self.modules.entry(module).or_default().error = Some((kind, line.trim().to_owned()));
+            }
+        }
+    }
+
+    /// Open attempts that are evident, with what they wait for.
+    pub fn in_flight<'a>(&'a self, network: &'a Network, now_ns: u64) -> impl Iterator<Item = (&'a Attempt, Timeline)> {
+        self.attempts.iter().filter(|attempt| attempt.open() && !attempt.by_vcs).filter_map(move |attempt| {
+            let dialled = rows::dialled_connection(attempt, network);
+            (attempt.evident() || dialled.is_some()).then(|| {
+                let connection = attempt.connection.or(dialled);
+                let opening = connection.map(|index| network.opening(index, now_ns));
+                (attempt, attempt.stages(now_ns, opening))
+            })
+        })
+    }
+
+    /// Nothing was fetched or tried.
+    pub fn is_idle(&self) -> bool {
+        self.attempts.iter().all(|attempt| !attempt.evident())
+    }
+
+    /// Files of modules that were fetched.
+    pub fn files_fetched(&self) -> u64 {
+        self.attempts.iter().filter(|attempt| matches!(attempt.end, Some((_, Outcome::Done)))).count() as u64
+    }
+
+    /// Lock waits under way: module, begin.
+    pub fn waiting_locks(&self) -> impl Iterator<Item = (Option<&ModuleVersion>, u64)> {
+        self.lock_waits.values().map(|(module, since_ns)| (module.as_ref(), *since_ns))
+    }
+}
+
+/// Why the dial of an attempt's own goroutine failed.
+fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String)> {
+    if attempt.sent_ns.is_some() || attempt.goroutine == 0 {
+        return None;
+    }
+    network
+        .dialled_by(attempt.pid, attempt.goroutine)
+        .filter(|(_, connection)| connection.start_ns() >= attempt.asked_ns)
+        .find_map(|(_, connection)| connection.failure())
+}
+
+/// A request path names the subject: `…/<module>/@v/<version>.<kind>` with upper-case letters escaped.
+fn names(path: &str, subject: &Subject) -> bool {
+    let Some((module, name)) = path.rsplit_once("/@v/") else {
+        return match (subject, path.rsplit_once("/lookup/")) {
+            (Subject::Lookup(module), Some((_, name))) => super::cache_path::unescape(name)
+                .is_some_and(|name| name == format!("{}@{}", module.path, module.version)),
+            _ => matches!(subject, Subject::Tile(tile) if path.ends_with(&format!("/tile/{tile}"))),
+        };
+    };
+    let Subject::Module(wanted, kind) = subject else { return false };
+    let extension = match kind {
+        FileKind::Info => ".info",
+        FileKind::Mod => ".mod",
+        FileKind::Zip => ".zip",
+    };
+    let unescape = super::cache_path::unescape;
+    name.strip_suffix(extension).and_then(unescape).is_some_and(|version| version == wanted.version)
+        && unescape(module).is_some_and(|module| {
+            module.strip_suffix(wanted.path.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+        })
+}
+
+/// The error type of an HTTP status.
+pub fn status_error(status: u16) -> ErrorType {
+    match status {
+        401 => ErrorType::Http401,
+        403 => ErrorType::Http403,
+        404 => ErrorType::Http404,
+        410 => ErrorType::Http410,
+        429 => ErrorType::Http429,
+        400 | 402 | 405..=409 | 411..=428 | 430..=499 => ErrorType::Http4xx,
+        500 => ErrorType::Http500,
+        502 => ErrorType::Http502,
+        503 => ErrorType::Http503,
+        504 => ErrorType::Http504,
+        501 | 505..=599 => ErrorType::Http5xx,
+        _ => ErrorType::Other,
+    }
+}
+
+/// The error type of a line that the go command wrote (texts: net, crypto/tls, cmd/go/internal/{web,modfetch}).
+fn classify(line: &str) -> Option<ErrorType> {
+    const TEXTS: [(&str, ErrorType); 22] = [
+        ("no such host", ErrorType::HostNotFound),
+        ("server misbehaving", ErrorType::TryAgain),
+        ("connection refused", ErrorType::ConnectionRefused),
+        ("network is unreachable", ErrorType::NetworkUnreachable),
+        ("no route to host", ErrorType::HostUnreachable),
+        ("TLS handshake timeout", ErrorType::TimedOut),
+        ("i/o timeout", ErrorType::TimedOut),
+        ("failed to verify certificate", ErrorType::Certificate),
+        ("x509: ", ErrorType::Certificate),
+        ("tls: ", ErrorType::TlsHandshake),
+        ("connection reset by peer", ErrorType::Reset),
+        ("unexpected EOF", ErrorType::Reset),
+        ("checksum mismatch", ErrorType::Checksum),
+        ("401 Unauthorized", ErrorType::Http401),
+        ("403 Forbidden", ErrorType::Http403),
+        ("404 Not Found", ErrorType::Http404),
+        ("410 Gone", ErrorType::Http410),
+        ("429 Too Many Requests", ErrorType::Http429),
+        ("500 Internal Server Error", ErrorType::Http500),
+        ("502 Bad Gateway", ErrorType::Http502),
+        ("503 Service Unavailable", ErrorType::Http503),
+        ("504 Gateway Timeout", ErrorType::Http504),
+    ];
+    TEXTS.iter().find(|(text, _)| line.contains(text)).map(|&(_, kind)| kind)
+}

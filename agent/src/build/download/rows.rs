@@ -1,0 +1,282 @@
+//! From attempts to rows of the report, and to the work whose wall time is shared.
+
+use std::collections::BTreeMap;
+
+use super::{
+    super::{
+        cache_path::ModuleVersion,
+        network::{ConnectionIndex, Network},
+        proxy::Proxies,
+        share::{self, Work},
+        types::{Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Source, Stage, Sumdb},
+    },
+    Attempt, Download, Outcome, Subject, Timeline,
+};
+
+/// What a share of the wall time is charged to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Charge {
+    /// A phase of the build.
+    Phase(Phase),
+    /// A stage of the download phase.
+    Stage(Stage),
+    /// A fetch, by id.
+    Fetch(u64),
+    /// A module version.
+    Module(ModuleVersion),
+    /// A server.
+    Host(String, Source),
+    /// A tool process, by its index.
+    Tool(usize),
+    /// A package.
+    Package(String),
+}
+
+/// The download part of a build's row.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Module rows, without shares.
+    pub modules: Vec<Module>,
+    /// Checksum database rows, without shares.
+    pub sumdb: Option<Sumdb>,
+    /// What was open when.
+    pub work: Vec<Work<Charge>>,
+    /// Files of module versions, each asked for once.
+    pub files: HitMiss,
+}
+
+/// The span in which a build is reported.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// CLOCK_MONOTONIC.
+    pub start_ns: u64,
+    /// CLOCK_MONOTONIC.
+    pub end_ns: u64,
+}
+
+/// The newest connection that the attempt's own goroutine dialled.
+pub fn dialled_connection(attempt: &Attempt, network: &Network) -> Option<ConnectionIndex> {
+    let dialled = network.dialled_by(attempt.pid, attempt.goroutine).filter(|_| attempt.goroutine != 0);
+    dialled.filter(|(_, connection)| connection.start_ns() >= attempt.asked_ns).last().map(|(index, _)| index)
+}
+
+impl Download {
+    /// Rows and work of the build.
+    pub fn rows(&self, span: Span, network: &Network, proxies: &Proxies) -> Rows {
+        let mut fetches: BTreeMap<ModuleVersion, Vec<(Fetch, Timeline)>> = BTreeMap::new();
+        let mut sumdb = Vec::new();
+        let mut sumdb_work: Vec<(usize, &Attempt)> = Vec::new();
+        let mut kept_bytes: BTreeMap<&ModuleVersion, u64> = BTreeMap::new();
+        for (index, attempt) in self.attempts.iter().enumerate() {
+            if attempt.by_vcs {
+                if let (Some((_, Outcome::Done)), Some(module)) = (attempt.end, attempt.subject.module()) {
+                    *kept_bytes.entry(module).or_default() += attempt.bytes.unwrap_or(0);
+                }
+                continue;
+            }
+            let Some((fetch, timeline)) = self.fetch(index, attempt, span, network, proxies) else { continue };
+            if attempt.subject.is_sumdb() {
+                sumdb_work.push((index, attempt));
+                sumdb.push(fetch);
+            } else if let Some(module) = attempt.subject.module() {
+                fetches.entry(module.clone()).or_default().push((fetch, timeline));
+            }
+        }
+
+        let mut rows = Rows::default();
+        let names = self.modules.keys().chain(fetches.keys()).cloned().collect::<std::collections::BTreeSet<_>>();
+        for name in names {
+            let own = fetches.remove(&name).unwrap_or_default();
+            let extra = kept_bytes.get(&name).copied().unwrap_or(0);
+            if let Some(module) = self.module(&name, own, extra, span, &sumdb_work, &mut rows.work) {
+                rows.files.hits += module.cached.len() as u64;
+                let fetched: std::collections::BTreeSet<_> =
+                    module.fetches.iter().map(|fetch| fetch.kind as u8).collect();
+                rows.files.misses += fetched.len() as u64;
+                rows.modules.push(module);
+            }
+        }
+        for &(from_ns, to_ns) in &self.other_locks {
+            rows.work.push(Work { start_ns: from_ns, end_ns: to_ns, charges: vec![Charge::Phase(Phase::Wait)] });
+        }
+        rows.sumdb = (!sumdb.is_empty()).then(|| Sumdb { host: self.sumdb_name.clone(), fetches: sumdb });
+        rows
+    }
+
+    fn fetch(
+        &self,
+        index: usize,
+        attempt: &Attempt,
+        span: Span,
+        network: &Network,
+        proxies: &Proxies,
+    ) -> Option<(Fetch, Timeline)> {
+        let dialled = dialled_connection(attempt, network);
+        let state = match attempt.end {
+            Some((_, Outcome::Done)) => FetchState::Done,
+            Some((_, Outcome::Failed)) => FetchState::Failed,
+            Some((_, Outcome::Dissolved)) => return None,
+            None if attempt.evident() || dialled.is_some() => FetchState::InFlight,
+            None => return None,
+        };
+        // The connection that carried the request; before there is a request, the one that is being opened for it.
+        let connection = attempt.connection.or(dialled.filter(|_| state != FetchState::Done));
+        let end_ns = attempt.end.map_or(span.end_ns, |(at_ns, _)| at_ns);
+        let timeline = attempt.stages(end_ns, connection.map(|index| network.opening(index, end_ns)));
+        let stages = timeline.sums();
+        let vcs = matches!(attempt.subject, Subject::Vcs(..));
+        let host = attempt
+            .host
+            .clone()
+            .or_else(|| connection.and_then(|index| proxies.host_of(network.connection(index))))
+            .or_else(|| proxies.only_host().filter(|_| !vcs).map(str::to_owned));
+        let source = if vcs { Some(Source::Direct) } else { proxies.source(host.as_deref()) };
+        let fetch = Fetch {
+            id: index as u64 + 1,
+            kind: attempt.subject.kind(),
+            for_module: match &attempt.subject {
+                Subject::Lookup(module) => Some(module.path.clone()),
+                Subject::Module(..) | Subject::Tile(_) | Subject::Vcs(..) => None,
+            },
+            state,
+            source,
+            proxy_index: None,
+            url: None,
+            host,
+            status: attempt.status,
+            requests: None,
+            bytes: attempt.bytes.filter(|_| state == FetchState::Done),
+            start_ns: attempt.asked_ns.saturating_sub(span.start_ns),
+            duration_ns: stages.sum_ns(),
+            wall_share_ns: 0,
+            stages,
+            connection: attempt.connection.map(|index| index as u64 + 1),
+            redirects: Vec::new(),
+            follows: attempt.follows.map(|(before, _)| before as u64 + 1),
+            follows_because: attempt.follows.map(|(_, because)| because),
+            error_type: attempt.error.as_ref().map(|(kind, _)| *kind),
+            error: attempt.error.as_ref().and_then(|(_, text)| text.clone()),
+        };
+        Some((fetch, timeline))
+    }
+
+    fn module(
+        &self,
+        name: &ModuleVersion,
+        own: Vec<(Fetch, Timeline)>,
+        extra_bytes: u64,
+        span: Span,
+        sumdb: &[(usize, &Attempt)],
+        work: &mut Vec<Work<Charge>>,
+    ) -> Option<Module> {
+        let nothing = super::ModuleState::default();
+        let state = self.modules.get(name).unwrap_or(&nothing);
+        let unzips: Vec<_> = state.unzips.iter().map(|&(from, to)| (from, to.unwrap_or(span.end_ns))).collect();
+        let module_charge = Charge::Module(name.clone());
+        let mut intervals = Vec::new();
+        for (fetch, timeline) in &own {
+            for &(stage, from_ns, to_ns) in &timeline.spans {
+                intervals.push((from_ns, to_ns));
+                let mut charges = vec![
+                    Charge::Phase(Phase::Download),
+                    Charge::Stage(stage),
+                    Charge::Fetch(fetch.id),
+                    module_charge.clone(),
+                ];
+                if let (Some(host), Some(source)) = (&fetch.host, fetch.source)
+                    && stage != Stage::Verify
+                {
+                    charges.push(Charge::Host(host.clone(), source));
+                }
+                split_by_sumdb(stage, from_ns, to_ns, charges, name, sumdb, work);
+            }
+        }
+        for (spans, phase, stage) in
+            [(&state.lock_waits, Phase::Wait, Stage::Lock), (&unzips, Phase::Download, Stage::Unzip)]
+        {
+            for &(from_ns, to_ns) in spans {
+                intervals.push((from_ns, to_ns));
+                let mut charges = vec![Charge::Phase(phase), module_charge.clone()];
+                charges.extend((phase == Phase::Download).then_some(Charge::Stage(stage)));
+                work.push(Work { start_ns: from_ns, end_ns: to_ns, charges });
+            }
+        }
+        let fetches: Vec<Fetch> = own.into_iter().map(|(fetch, _)| fetch).collect();
+        let failed = last_failure(&fetches);
+        let in_flight = fetches.iter().any(|fetch| fetch.state == FetchState::InFlight);
+        let result = match (failed, in_flight, fetches.is_empty()) {
+            (Some(_), ..) => ModuleResult::Failed,
+            (None, true, _) => ModuleResult::InFlight,
+            (None, false, false) => ModuleResult::Downloaded,
+            (None, false, true) if !state.cached.is_empty() => ModuleResult::Cached,
+            (None, false, true) if state.error.is_some() => ModuleResult::Failed,
+            // Only a lock or a failed look-up: nothing was asked for.
+            (None, false, true) => return None,
+        };
+        let error = failed.and_then(|fetch| Some((fetch.error_type?, fetch.error.clone())));
+        let error = error.or_else(|| {
+            let (kind, text) = state.error.clone().filter(|_| result == ModuleResult::Failed)?;
+            Some((kind, Some(text)))
+        });
+        let costliest = fetches.iter().max_by_key(|fetch| fetch.duration_ns);
+        let sum = |spans: &[(u64, u64)]| spans.iter().map(|(from, to)| to - from).sum::<u64>();
+        Some(Module {
+            path: name.path.clone(),
+            version: Some(name.version.clone()),
+            result,
+            source: costliest.and_then(|fetch| fetch.source),
+            host: costliest.and_then(|fetch| fetch.host.clone()),
+            bytes: extra_bytes + fetches.iter().filter_map(|fetch| fetch.bytes).sum::<u64>(),
+            cached: state.cached.iter().copied().collect::<Vec<FileKind>>(),
+            lock_wait_ns: (!state.lock_waits.is_empty()).then(|| sum(&state.lock_waits)),
+            unzip_ns: (!unzips.is_empty()).then(|| sum(&unzips)),
+            duration_ns: share::union_ns(intervals),
+            wall_share_ns: 0,
+            error_type: error.as_ref().map(|(kind, _)| *kind),
+            error: error.and_then(|(_, text)| text),
+            fetches,
+        })
+    }
+}
+
+/// The last fetch of a kind that failed and that no later one of the kind made good.
+fn last_failure(fetches: &[Fetch]) -> Option<&Fetch> {
+    fetches.iter().enumerate().find_map(|(at, fetch)| {
+        let made_good =
+            fetches[at + 1..].iter().any(|later| later.kind == fetch.kind && later.state != FetchState::Failed);
+        (fetch.state == FetchState::Failed && !made_good && fetch.kind != super::super::types::FetchKind::Vcs)
+            .then_some(fetch)
+    })
+}
+
+/// A wait for the checksum database is one piece of work, charged to the module that waits and to the request.
+fn split_by_sumdb(
+    stage: Stage,
+    from_ns: u64,
+    to_ns: u64,
+    charges: Vec<Charge>,
+    module: &ModuleVersion,
+    sumdb: &[(usize, &Attempt)],
+    work: &mut Vec<Work<Charge>>,
+) {
+    let mut reached_ns = from_ns;
+    if stage == Stage::Verify {
+        let mut lookups: Vec<_> = sumdb
+            .iter()
+            .filter(|(_, attempt)| attempt.subject.module() == Some(module))
+            .filter_map(|(index, attempt)| Some((attempt.asked_ns, attempt.end?.0, *index as u64 + 1)))
+            .collect();
+        lookups.sort_unstable();
+        for (start_ns, end_ns, id) in lookups {
+            let (start_ns, end_ns) = (start_ns.clamp(reached_ns, to_ns), end_ns.clamp(reached_ns, to_ns));
+            if start_ns < end_ns {
+                work.push(Work { start_ns: reached_ns, end_ns: start_ns, charges: charges.clone() });
+                let mut shared = charges.clone();
+                shared.push(Charge::Fetch(id));
+                work.push(Work { start_ns, end_ns, charges: shared });
+                reached_ns = end_ns;
+            }
+        }
+    }
+    work.push(Work { start_ns: reached_ns, end_ns: to_ns, charges });
+}

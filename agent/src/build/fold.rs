@@ -1,0 +1,453 @@
+//! Folds events into builds: which process belongs to which, and which part of the model an event is for.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    build_cache::{BuildCache, Layout},
+    cache_path::{self, CachePath},
+    disk::Disk,
+    download::Download,
+    network::Network,
+    proxy::Proxies,
+    tools::{Child, Purpose},
+    types::{Area, LostEvents, Section},
+};
+use crate::ring::event::{
+    Begin, Body, End, Event, Exec, Exit, Lost, PathEvent, PathOperation, ProcessFacts, Program, Status, Task, Wait,
+};
+
+/// Builds as far as the events tell.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) begin: Begin,
+    pub(super) now_ns: u64,
+    pub(super) end: Option<End>,
+    pub(super) lost: LostEvents,
+    pub(super) builds: BTreeMap<BuildId, BuildState>,
+    next_build: u64,
+    processes: HashMap<u32, Process>,
+}
+
+/// Names a build while the stream lasts; in order of their start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BuildId(u64);
+
+/// One build.
+#[derive(Debug)]
+pub(super) struct BuildState {
+    pub(super) pid: u32,
+    pub(super) parent: Option<String>,
+    pub(super) id: String,
+    pub(super) start_ns: u64,
+    pub(super) end: Option<(u64, Exit)>,
+    pub(super) arguments: Vec<String>,
+    pub(super) facts: Option<ProcessFacts>,
+    pub(super) layout: Layout,
+    pub(super) proxies: Proxies,
+    pub(super) network: Network,
+    pub(super) download: Download,
+    pub(super) build_cache: BuildCache,
+    pub(super) children: Vec<Child>,
+    pub(super) disk: Disk,
+    pub(super) io_wait_ns: u64,
+    pub(super) lost: LostEvents,
+    pub(super) incomplete: Vec<Section>,
+    by_pid: HashMap<u32, usize>,
+}
+
+/// A process below a watched one.
+#[derive(Debug)]
+struct Process {
+    place: Place,
+    exec: Option<Exec>,
+}
+
+/// Where a process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// No go command above it.
+    Outside,
+    /// The go command of a build, or one that serves it.
+    Go(BuildId),
+    /// A go command that does nothing for the build, such as the telemetry uploader.
+    Idle(BuildId),
+    /// Started by a go command.
+    Child(BuildId, usize),
+    /// Further below; `user`: in a program that is not the build's.
+    Below { build: BuildId, user: bool },
+}
+
+impl Place {
+    fn build(self) -> Option<BuildId> {
+        match self {
+            Self::Outside => None,
+            Self::Go(build) | Self::Idle(build) | Self::Child(build, _) | Self::Below { build, .. } => Some(build),
+        }
+    }
+}
+
+impl Model {
+    /// An empty model; the stream's first event says what holds for all of it.
+    pub fn new(at_ns: u64, begin: Begin) -> Self {
+        Self {
+            begin,
+            now_ns: at_ns,
+            end: None,
+            lost: LostEvents::default(),
+            builds: BTreeMap::new(),
+            next_build: 0,
+            processes: HashMap::new(),
+        }
+    }
+
+    /// Takes in the next event.
+    pub fn apply(&mut self, event: &Event) {
+        let Event { at_ns, task, body } = event;
+        let (at_ns, task) = (*at_ns, *task);
+        self.now_ns = self.now_ns.max(at_ns);
+        match body {
+            Body::Begin(_) | Body::Tick => {}
+            Body::Fork { child } => self.fork(at_ns, task, *child),
+            Body::Exec(exec) => self.exec(task, exec),
+            Body::Facts(facts) => self.facts(at_ns, task, facts),
+            Body::Exit(exit) => self.exit(at_ns, task, exit),
+            Body::Wait(wait) => self.wait(at_ns, task, wait),
+            Body::Path(path) => self.path(at_ns, task, path),
+            Body::Lost(lost) => self.lose(lost),
+            Body::End(end) => self.end = Some(end.clone()),
+            Body::Block(block) => {
+                if let Some(build) = self.place(task.pid).build().and_then(|build| self.builds.get_mut(&build)) {
+                    build.disk.block(block);
+                }
+            }
+            // It brings no identity of its own: what a link imports is in the rows already.
+            Body::Packages(_) => {}
+            Body::File(_) | Body::Stderr(_) | Body::Lock(_) | Body::Connect(_) | Body::Tcp(_) | Body::Socket(_) => {
+                self.go_event(at_ns, task, body)
+            }
+        }
+    }
+
+    fn place(&self, pid: u32) -> Place {
+        self.processes.get(&pid).map_or(Place::Outside, |process| process.place)
+    }
+
+    fn fork(&mut self, at_ns: u64, parent: Task, child: u32) {
+        let place = match self.place(parent.pid) {
+            Place::Outside => Place::Outside,
+            Place::Idle(build) => Place::Below { build, user: true },
+            Place::Go(build) => match self.builds.get_mut(&build) {
+                Some(state) => {
+                    state.by_pid.insert(child, state.children.len());
+                    state.children.push(Child::new(child, parent, at_ns));
+                    Place::Child(build, state.children.len() - 1)
+                }
+                None => Place::Outside,
+            },
+            Place::Child(build, index) => {
+                let user = self.builds.get(&build).is_some_and(|state| state.children[index].purpose == Purpose::User);
+                Place::Below { build, user }
+            }
+            below @ Place::Below { .. } => below,
+        };
+        self.processes.insert(child, Process { place, exec: None });
+    }
+
+    fn exec(&mut self, task: Task, exec: &Exec) {
+        let inherited = self.place(exec.parent);
+        let process = self.processes.entry(task.pid).or_insert_with(|| {
+            // Seen first at its exec: followed on its own, or its fork was lost.
+            let place = match inherited.build() {
+                Some(build) => Place::Below { build, user: true },
+                None => Place::Outside,
+            };
+            Process { place, exec: None }
+        });
+        process.exec = Some(exec.clone());
+    }
+
+    fn facts(&mut self, at_ns: u64, task: Task, facts: &ProcessFacts) {
+        let Some(process) = self.processes.get(&task.pid) else { return };
+        let (place, Some(exec)) = (process.place, process.exec.clone()) else { return };
+        let place = match (&facts.program, place) {
+            // A toolchain switch: the go command became another by exec and does the same work.
+            (Program::Go, Place::Go(build)) => {
+                if let Some(state) = self.builds.get_mut(&build) {
+                    state.learn(facts);
+                }
+                place
+            }
+            (Program::Go, Place::Child(build, index)) if !self.starts_user_commands(build) => {
+                if let Some(state) = self.builds.get_mut(&build) {
+                    state.children[index].runs(&facts.program, &exec);
+                }
+                let telemetry = exec.arguments.get(1).is_some_and(|word| word.starts_with("** "));
+                if telemetry { Place::Idle(build) } else { Place::Go(build) }
+            }
+            (Program::Go, Place::Outside | Place::Child(..) | Place::Below { .. } | Place::Idle(_)) => {
+                if let Place::Child(build, index) = place
+                    && let Some(state) = self.builds.get_mut(&build)
+                {
+                    state.children[index].purpose = Purpose::Build;
+                }
+                Place::Go(self.begin_build(at_ns, task.pid, place.build(), &exec, facts))
+            }
+            (Program::Tool(_) | Program::Vcs(_) | Program::Other, Place::Child(build, index)) => {
+                if let Some(state) = self.builds.get_mut(&build) {
+                    let child = &mut state.children[index];
+                    child.runs(&facts.program, &exec);
+                    if let Purpose::Vcs(name) = &child.purpose {
+                        child.attempt = state.download.vcs_started(child.start_ns, child.parent, name);
+                    }
+                    state.learn_goroot(&exec);
+                }
+                place
+            }
+            (Program::Tool(_) | Program::Vcs(_) | Program::Other, _) => place,
+        };
+        if let Some(process) = self.processes.get_mut(&task.pid) {
+            process.place = place;
+        }
+    }
+
+    /// Its direct children are commands that the user wrote.
+    fn starts_user_commands(&self, build: BuildId) -> bool {
+        self.builds.get(&build).is_some_and(|state| subcommand(&state.arguments) == "generate")
+    }
+
+    fn begin_build(
+        &mut self,
+        at_ns: u64,
+        pid: u32,
+        enclosing: Option<BuildId>,
+        exec: &Exec,
+        facts: &ProcessFacts,
+    ) -> BuildId {
+        let id = BuildId(self.next_build);
+        self.next_build += 1;
+        let boot: String = self.begin.boot_id.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+        let mut state = BuildState {
+            pid,
+            parent: enclosing.and_then(|build| self.builds.get(&build)).map(|state| state.id.clone()),
+            id: format!("{boot}-{pid}-{at_ns}"),
+            start_ns: at_ns,
+            end: None,
+            arguments: exec.arguments.clone(),
+            facts: None,
+            layout: Layout::default(),
+            proxies: Proxies::default(),
+            network: Network::default(),
+            download: Download::default(),
+            build_cache: BuildCache::default(),
+            children: Vec::new(),
+            disk: Disk::default(),
+            io_wait_ns: 0,
+            lost: LostEvents::default(),
+            incomplete: Vec::new(),
+            by_pid: HashMap::new(),
+        };
+        state.learn(facts);
+        self.builds.insert(id, state);
+        id
+    }
+
+    fn exit(&mut self, at_ns: u64, task: Task, exit: &Exit) {
+        let place = self.place(task.pid);
+        let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else { return };
+        let counts = match place {
+            Place::Outside | Place::Idle(_) | Place::Below { user: true, .. } => false,
+            Place::Go(_) | Place::Below { user: false, .. } => true,
+            Place::Child(_, index) => state.children[index].is_build_work(),
+        };
+        if counts {
+            state.io_wait_ns += exit.io_wait_ns;
+        }
+        if state.pid == task.pid {
+            state.end.get_or_insert_with(|| (at_ns, exit.clone()));
+        }
+        if let Some(&index) = state.by_pid.get(&task.pid) {
+            let child = &mut state.children[index];
+            child.status = Some(exit.status);
+            child.end_ns = Some(at_ns);
+            if let Some(attempt) = child.attempt {
+                state.download.vcs_ended(at_ns, attempt, exit.status == Status::Code(0));
+            }
+        }
+    }
+
+    fn wait(&mut self, at_ns: u64, task: Task, wait: &Wait) {
+        let Place::Go(build) = self.place(task.pid) else { return };
+        let Some(state) = self.builds.get_mut(&build) else { return };
+        if let Some(&index) = state.by_pid.get(&wait.child) {
+            let child = &mut state.children[index];
+            if child.usage.is_none() {
+                child.end_ns = Some(at_ns);
+                child.usage = Some(wait.clone());
+            }
+        }
+    }
+
+    fn path(&mut self, at_ns: u64, task: Task, event: &PathEvent) {
+        let place = self.place(task.pid);
+        let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else { return };
+        if let (Some(inode), PathOperation::OpenWrite { .. }) = (event.inode, event.operation) {
+            state.disk.opened(inode, state.area(&event.path));
+        }
+        if matches!(place, Place::Go(_)) && !event.truncated {
+            state.go_path(at_ns, task, event);
+        }
+    }
+
+    fn go_event(&mut self, at_ns: u64, task: Task, body: &Body) {
+        let Place::Go(build) = self.place(task.pid) else { return };
+        let Some(state) = self.builds.get_mut(&build) else { return };
+        match body {
+            Body::File(event) => state.download.file(at_ns, task, event),
+            Body::Stderr(text) => state.download.stderr(at_ns, task.pid, text),
+            Body::Lock(event) => state.download.lock(at_ns, task, event),
+            Body::Connect(event) => {
+                if let Some(connection) = state.network.connect(at_ns, task, event) {
+                    state.download.dialled(task, connection, &mut state.network);
+                }
+            }
+            Body::Tcp(event) => state.network.tcp(at_ns, event),
+            Body::Socket(event) => {
+                if let Some(connection) = state.network.socket(at_ns, task, event) {
+                    state.download.socket(at_ns, task, event, connection, &mut state.network);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lose(&mut self, lost: &Lost) {
+        add_loss(&mut self.lost, lost);
+        let own = self.place(lost.pid).build();
+        // What cannot be placed may be missing from any build that was alive.
+        let affected = self.builds.iter_mut().filter(|(id, state)| match own {
+            Some(own) => **id == own,
+            None => state.end.is_none(),
+        });
+        for (_, state) in affected {
+            add_loss(&mut state.lost, lost);
+            for &section in sections(&lost.kind) {
+                if !state.incomplete.contains(&section) {
+                    state.incomplete.push(section);
+                    state.incomplete.sort_unstable();
+                }
+            }
+        }
+    }
+
+    /// Builds that ended before `before_ns`; what comes later of them (sockets, blocks) is in by then.
+    pub fn ended_before(&self, before_ns: u64) -> Vec<BuildId> {
+        self.builds
+            .iter()
+            .filter(|(_, state)| state.end.as_ref().is_some_and(|(end_ns, _)| *end_ns < before_ns))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Forgets a build and its processes.
+    pub fn forget(&mut self, id: BuildId) {
+        self.builds.remove(&id);
+        self.processes.retain(|_, process| process.place.build() != Some(id));
+    }
+}
+
+impl BuildState {
+    fn learn(&mut self, facts: &ProcessFacts) {
+        if let Some(settings) = &facts.settings {
+            if settings.module_cache.is_some() {
+                self.layout.module_cache.clone_from(&settings.module_cache);
+            }
+            if settings.go_root.is_some() {
+                self.layout.goroot.clone_from(&settings.go_root);
+            }
+            self.proxies = Proxies::new(settings.proxies.as_deref());
+        }
+        if let Some(main) = &facts.main_module
+            && let Some((directory, _)) = main.go_mod.rsplit_once('/')
+        {
+            self.layout.main = Some((directory.to_owned(), main.path.clone()));
+        }
+        self.facts = Some(facts.clone());
+    }
+
+    /// Tools lie in `$GOROOT/pkg/tool/<os>_<arch>/`.
+    fn learn_goroot(&mut self, exec: &Exec) {
+        if let Some((root, _)) = exec.path.split_once("/pkg/tool/") {
+            self.layout.goroot.get_or_insert_with(|| root.to_owned());
+        }
+    }
+
+    fn go_path(&mut self, at_ns: u64, task: Task, event: &PathEvent) {
+        if self.layout.module_cache.is_none() {
+            self.layout.module_cache = cache_path::module_cache_root(&event.path).map(str::to_owned);
+        }
+        match CachePath::parse(&event.path, self.layout.module_cache.as_deref()) {
+            Some(CachePath::Build(entry)) => self.build_cache.entry(task, event, entry),
+            Some(path) => self.download.path(at_ns, task, event, path, &self.network),
+            None if event.operation == PathOperation::OpenRead && event.result >= 0 => {
+                self.build_cache.source(task, &event.path);
+            }
+            None => {}
+        }
+    }
+
+    fn area(&self, path: &str) -> Area {
+        let below = |root: Option<&str>| {
+            root.is_some_and(|root| path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
+        };
+        let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
+        if below(self.build_cache.directory().or_else(|| settings.and_then(|settings| settings.build_cache.as_deref())))
+        {
+            Area::BuildCache
+        } else if below(self.layout.module_cache.as_deref()) {
+            Area::ModuleCache
+        } else if path
+            .split("/go-build")
+            .nth(1)
+            .is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()))
+        {
+            Area::Work
+        } else {
+            Area::Other
+        }
+    }
+}
+
+/// The words of a go command line that say what it does.
+pub(super) fn subcommand(arguments: &[String]) -> String {
+    let mut words = arguments.iter().skip(1).map(String::as_str);
+    let mut first = words.next().unwrap_or_default();
+    // `-C dir` is the only flag that may come first (cmd/go/main.go, `handleChdirFlag`).
+    while first.starts_with("-C") || first.starts_with("--C") {
+        if !first.contains('=') {
+            words.next();
+        }
+        first = words.next().unwrap_or_default();
+    }
+    match (first, words.next()) {
+        ("mod" | "work" | "telemetry", Some(second)) if !second.starts_with('-') => format!("{first} {second}"),
+        _ => first.to_owned(),
+    }
+}
+
+fn add_loss(events: &mut LostEvents, lost: &Lost) {
+    events.total += lost.count;
+    *events.by_reason.entry(lost.reason.clone()).or_default() += lost.count;
+}
+
+/// Sections that a lost event of a kind could have been for.
+fn sections(kind: &str) -> &'static [Section] {
+    use Section::{Caches, Disk, Modules, Network, Tools};
+    match kind {
+        "path" | "file" => &[Modules, Caches],
+        "stderr" | "lock" => &[Modules],
+        "connect" | "tcp" | "socket" => &[Modules, Network],
+        "fork" | "exec" | "exit" | "wait" => &[Caches, Tools],
+        "block" => &[Disk],
+        _ => &[Modules, Network, Caches, Tools, Disk],
+    }
+}

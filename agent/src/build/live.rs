@@ -1,0 +1,114 @@
+//! What is going on right now, for the live line and for the lines about what hangs.
+
+use super::{
+    download::Subject,
+    fold::Model,
+    types::{FetchKind, Stage},
+};
+
+/// Something that a build waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The build's id.
+    pub build: String,
+    /// Tells this wait from others of the build.
+    pub key: String,
+    /// Module and version, or what else it is.
+    pub subject: String,
+    /// What is fetched; absent for a lock.
+    pub kind: Option<FetchKind>,
+    /// Server, where known.
+    pub host: Option<String>,
+    /// What it waits for now.
+    pub stage: Stage,
+    /// It began, CLOCK_MONOTONIC.
+    pub since_ns: u64,
+    /// Last sign of life, CLOCK_MONOTONIC.
+    pub progress_ns: u64,
+}
+
+/// Counts for the live line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Builds that have not ended.
+    pub builds: u64,
+    /// Fetches under way.
+    pub fetches: u64,
+    /// Tool processes running.
+    pub tools: u64,
+    /// Module files fetched.
+    pub fetched: u64,
+    /// Tool processes that have ended.
+    pub tools_done: u64,
+}
+
+impl Model {
+    /// The stream's clock, CLOCK_MONOTONIC.
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// Everything that a build which has not ended waits for, longest first.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let mut all = Vec::new();
+        for state in self.builds.values().filter(|state| state.end.is_none()) {
+            for (attempt, timeline) in state.download.in_flight(&state.network, self.now_ns) {
+                let Some((stage, stage_from_ns)) = timeline.last() else { continue };
+                let connection = attempt.connection.map(|index| state.network.connection(index));
+                let host = attempt
+                    .host
+                    .clone()
+                    .or_else(|| connection.and_then(|connection| state.proxies.host_of(connection)))
+                    .or_else(|| state.proxies.only_host().map(str::to_owned));
+                let subject = match &attempt.subject {
+                    Subject::Module(module, _) | Subject::Lookup(module) | Subject::Vcs(Some(module), _) => {
+                        format!("{} {}", module.path, module.version)
+                    }
+                    Subject::Tile(tile) => format!("tile {tile}"),
+                    Subject::Vcs(None, program) => program.clone(),
+                };
+                all.push(Waiting {
+                    build: state.id.clone(),
+                    key: format!("{subject} {:?} {}", attempt.subject.kind(), attempt.asked_ns),
+                    subject,
+                    kind: Some(attempt.subject.kind()),
+                    host,
+                    stage,
+                    since_ns: attempt.asked_ns,
+                    progress_ns: attempt.progress_ns.max(stage_from_ns),
+                });
+            }
+            for (module, since_ns) in state.download.waiting_locks() {
+                let subject = module
+                    .map_or_else(|| "a file lock".to_owned(), |module| format!("{} {}", module.path, module.version));
+                all.push(Waiting {
+                    build: state.id.clone(),
+                    key: format!("lock {subject} {since_ns}"),
+                    subject,
+                    kind: None,
+                    host: None,
+                    stage: Stage::Lock,
+                    since_ns,
+                    progress_ns: since_ns,
+                });
+            }
+        }
+        all.sort_by(|a, b| (a.since_ns, &a.key).cmp(&(b.since_ns, &b.key)));
+        all
+    }
+
+    /// Counts of what runs and what is done.
+    pub fn activity(&self) -> Activity {
+        let mut activity = Activity::default();
+        for state in self.builds.values().filter(|state| state.end.is_none()) {
+            activity.builds += 1;
+            activity.fetches += state.download.in_flight(&state.network, self.now_ns).count() as u64;
+            activity.fetched += state.download.files_fetched();
+            let tools = state.children.iter().filter(|child| child.phase().is_some());
+            for child in tools {
+                if child.end_ns.is_some() { activity.tools_done += 1 } else { activity.tools += 1 }
+            }
+        }
+        activity
+    }
+}

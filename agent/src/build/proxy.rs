@@ -1,0 +1,98 @@
+//! GOPROXY as far as a build's host names need it.
+
+use super::{network::TcpConnection, types::Source};
+use crate::host::{Proxy, ProxyTarget};
+
+/// The entries of GOPROXY, in order; credentials were removed before they came here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    entries: Vec<Entry>,
+    known: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Entry {
+    /// `name[:port]`.
+    Web(String),
+    File,
+    Direct,
+    Off,
+}
+
+impl Proxies {
+    /// The entries in their order; absent when GOPROXY is not known.
+    pub fn new(proxies: Option<&[Proxy]>) -> Self {
+        let Some(proxies) = proxies else { return Self::default() };
+        let entries = proxies
+            .iter()
+            .map(|proxy| match &proxy.target {
+                ProxyTarget::Url { url: _, host } => Entry::Web(host.clone()),
+                ProxyTarget::File { .. } => Entry::File,
+                ProxyTarget::Direct => Entry::Direct,
+                ProxyTarget::Off => Entry::Off,
+            })
+            .collect();
+        Self { entries, known: true }
+    }
+
+    fn web(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Web(host) => Some(host.as_str()),
+            Entry::File | Entry::Direct | Entry::Off => None,
+        })
+    }
+
+    /// The host of the only proxy there is.
+    pub fn only_host(&self) -> Option<&str> {
+        let mut web = self.web();
+        let first = web.next();
+        let file = self.entries.contains(&Entry::File);
+        first.filter(|_| web.next().is_none() && !file)
+    }
+
+    /// The host of a connection as it stands in the URL.
+    pub fn host_of(&self, connection: &TcpConnection) -> Option<String> {
+        if let Some(host) = connection.host() {
+            return Some(host);
+        }
+        let address = connection.address();
+        let default_port = address.strip_suffix(":443").or_else(|| address.strip_suffix(":80"));
+        let named = self.web().find(|host| *host == address || Some(*host) == default_port);
+        Some(named.map_or(address.as_str(), |host| host).to_owned())
+    }
+
+    /// What a fetch of a module file from `host` was asked of. Over HTTP it is a proxy or where a proxy redirected to:
+    /// `direct` modules come by version control.
+    pub fn source(&self, host: Option<&str>) -> Option<Source> {
+        if !self.known {
+            return host.map(|_| Source::Proxy);
+        }
+        let file = self.entries.contains(&Entry::File);
+        match (self.web().next(), host) {
+            (Some(_), Some(_)) => Some(Source::Proxy),
+            (None, _) if file => Some(Source::File),
+            (Some(_), None) if !file => Some(Source::Proxy),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::settings::parse_proxies;
+
+    fn proxies(setting: &str) -> Proxies {
+        Proxies::new(Some(&parse_proxies(setting)))
+    }
+
+    #[test]
+    fn only_one_web_proxy_is_the_host_of_every_fetch() {
+        assert_eq!(proxies("https://proxy.test/x,direct").only_host(), Some("proxy.test"));
+        assert_eq!(proxies("https://a.test:8443|http://b.test").only_host(), None);
+        assert_eq!(proxies("https://user:pass@a.test").only_host(), Some("a.test"));
+        assert_eq!(proxies("off").only_host(), None);
+        assert_eq!(Proxies::new(None).source(None), None);
+        assert_eq!(proxies("file:///srv/mods").source(None), Some(Source::File));
+    }
+}

@@ -1,0 +1,150 @@
+//! The processes that a go command starts: tools, version control commands, and programs that are not the build's.
+
+use super::types::{Phase, ToolRun};
+use crate::ring::event::{Exec, Program, Status, Task, Wait};
+
+/// A direct child of a go command.
+#[derive(Debug)]
+pub struct Child {
+    /// Process id.
+    pub pid: u32,
+    /// The go command's goroutine that started it.
+    pub parent: Task,
+    /// Inside the go command's `clone`.
+    pub start_ns: u64,
+    /// The go command's wait returned, or, where that was not seen, the child ended.
+    pub end_ns: Option<u64>,
+    /// What it turned out to be.
+    pub purpose: Purpose,
+    /// Package it worked on.
+    pub import_path: Option<String>,
+    /// As the go command was told.
+    pub usage: Option<Wait>,
+    /// How it ended.
+    pub status: Option<Status>,
+    /// Attempt of `download` that it is, if a module waits for it.
+    pub attempt: Option<usize>,
+}
+
+/// What a child of the go command is to the build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It has not run another executable.
+    Unknown,
+    /// A tool at work on a package.
+    Tool(String),
+    /// A version control command.
+    Vcs(String),
+    /// `-V=full`, `-flags` and the like: the go command asks a tool what it is.
+    Probe,
+    /// A go command that serves this one, such as the telemetry uploader.
+    Helper,
+    /// A program of the user: a test binary, what `go run` and `go generate` run.
+    User,
+    /// A build that it contains is another build.
+    Build,
+}
+
+impl Child {
+    /// A child that was just forked.
+    pub fn new(pid: u32, parent: Task, start_ns: u64) -> Self {
+        Self {
+            pid,
+            parent,
+            start_ns,
+            end_ns: None,
+            purpose: Purpose::Unknown,
+            import_path: None,
+            usage: None,
+            status: None,
+            attempt: None,
+        }
+    }
+
+    /// It ran an executable that user space could name.
+    pub fn runs(&mut self, program: &Program, exec: &Exec) {
+        self.import_path.clone_from(&exec.import_path);
+        self.purpose = match program {
+            Program::Tool(name) if is_probe(name, exec) => Purpose::Probe,
+            Program::Tool(name) => Purpose::Tool(name.clone()),
+            Program::Vcs(name) => Purpose::Vcs(name.clone()),
+            // -toolexec runs `program compile …`: still that tool's work.
+            Program::Other if exec.import_path.is_some() => {
+                let wrapped = exec.arguments.get(1).and_then(|path| path.rsplit('/').next());
+                Purpose::Tool(wrapped.filter(|name| GO_TOOLS.contains(name)).unwrap_or("other").to_owned())
+            }
+            Program::Other => Purpose::User,
+            Program::Go => Purpose::Helper,
+        };
+        if self.import_path.is_none() && matches!(self.purpose, Purpose::Tool(_)) {
+            self.import_path = flag_value(&exec.arguments, "-p").map(str::to_owned);
+        }
+    }
+
+    /// Counts into the figures of the go command's build.
+    pub fn is_build_work(&self) -> bool {
+        matches!(self.purpose, Purpose::Tool(_) | Purpose::Vcs(_) | Purpose::Probe | Purpose::Helper | Purpose::Unknown)
+    }
+
+    /// Phase that its time belongs to; absent where it has none of its own.
+    pub fn phase(&self) -> Option<Phase> {
+        match &self.purpose {
+            Purpose::Tool(name) => Some(match name.as_str() {
+                "link" => Phase::Link,
+                "vet" => Phase::Vet,
+                "other" => Phase::Other,
+                _ => Phase::Compile,
+            }),
+            Purpose::Vcs(_) if self.attempt.is_some() => Some(Phase::Download),
+            Purpose::Vcs(_) => Some(Phase::Other),
+            Purpose::User => Some(Phase::Run),
+            Purpose::Probe | Purpose::Helper | Purpose::Unknown | Purpose::Build => None,
+        }
+    }
+
+    /// Compiles (or assembles, …) its package.
+    pub fn compiles(&self) -> bool {
+        self.phase() == Some(Phase::Compile) && self.import_path.is_some()
+    }
+
+    /// Row of the report.
+    pub fn row(&self, build_start_ns: u64, end_ns: u64) -> Option<ToolRun> {
+        let tool = match &self.purpose {
+            Purpose::Tool(name) | Purpose::Vcs(name) => name.clone(),
+            Purpose::Unknown | Purpose::Probe | Purpose::Helper | Purpose::User | Purpose::Build => return None,
+        };
+        let exit_code = self.status.and_then(|status| match status {
+            Status::Code(code) => Some(code),
+            Status::Signal(_) => None,
+        });
+        Some(ToolRun {
+            tool,
+            import_path: self.import_path.clone(),
+            module: None,
+            pid: self.pid,
+            start_ns: self.start_ns.saturating_sub(build_start_ns),
+            duration_ns: self.end_ns.unwrap_or(end_ns).saturating_sub(self.start_ns),
+            wall_share_ns: 0,
+            user_ns: self.usage.as_ref().map(|usage| usage.user_ns),
+            system_ns: self.usage.as_ref().map(|usage| usage.system_ns),
+            max_rss_bytes: self.usage.as_ref().map(|usage| usage.max_rss_bytes),
+            exit_code,
+        })
+    }
+}
+
+const GO_TOOLS: [&str; 8] = ["compile", "asm", "link", "cgo", "vet", "cover", "preprofile", "pack"];
+
+/// The go command asks its tools for their identity (`-V=full`, cmd/go/internal/work/buildid.go), vet for its flags, and
+/// C compilers for theirs and for what they support; none of that is for a package.
+fn is_probe(name: &str, exec: &Exec) -> bool {
+    let first = exec.arguments.get(1).map(String::as_str);
+    let asks = matches!(first, Some("-V=full" | "-V" | "-flags" | "--version" | "-v" | "-dumpversion"));
+    // C compilers run for a package carry TOOLEXEC_IMPORTPATH like any tool.
+    asks || (!GO_TOOLS.contains(&name) && exec.import_path.is_none())
+}
+
+fn flag_value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
+    let at = arguments.iter().position(|argument| argument == flag)?;
+    arguments.get(at + 1).map(String::as_str)
+}

@@ -1,0 +1,440 @@
+//! Loading, attaching, and the programs' own figures.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::{
+    EbpfLoader, Pod,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, Program, ProgramError},
+};
+use gobuild_trace_common::{DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings};
+use thiserror::Error;
+
+use super::{btf::Btf, events::EventRing};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gobuild-trace-ebpf"));
+
+/// Newtype over wire types, which aya asks to be its own kind of plain.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Wire<T>(T);
+
+// SAFETY: wire types are `repr(C)`, `Copy`, without padding and valid for every bit pattern.
+unsafe impl<T: Copy + 'static> Pod for Wire<T> {}
+
+/// Which processes are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What descends from a process that called `close(root_cookie)`.
+    Tree,
+    /// Every go command of the host and what descends from it.
+    All,
+}
+
+/// What to load.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bytes of the ring; rounded up to a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// Which processes.
+    pub scope: Scope,
+    /// Number that a root announces itself with by `close`; at least 0x4000_0000, so that it is no descriptor. 0: none.
+    pub root_cookie: u32,
+    /// Processes that can be tracked at a time.
+    pub max_processes: u32,
+    /// Count the programs' run time (costs two clock reads per run).
+    pub measure: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { ring_bytes: 16 << 20, scope: Scope::Tree, root_cookie: 0, max_processes: 16384, measure: false }
+    }
+}
+
+/// Why nothing can be observed. The messages say what to do.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// No type information.
+    #[error("the kernel exposes no BTF at {path} ({source}); needs a kernel with CONFIG_DEBUG_INFO_BTF")]
+    NoBtf {
+        /// Where it was looked for.
+        path: &'static str,
+        /// Why it could not be read.
+        source: io::Error,
+    },
+    /// Type information that cannot be read.
+    #[error("the kernel's BTF is not readable: {0}")]
+    Btf(#[from] super::btf::BtfError),
+    /// aya's own parser refused it.
+    #[error("the kernel's BTF is not readable: {0}")]
+    AyaBtf(#[from] aya::BtfError),
+    /// `bpf(2)` refused.
+    #[error(
+        "not permitted to load kernel programs; run as root, or with CAP_BPF and CAP_PERFMON \
+         (in a container also allow bpf(2) in the seccomp profile)"
+    )]
+    NotPermitted,
+    /// Lockdown forbids reading kernel memory.
+    #[error("kernel lockdown is in mode confidentiality, which forbids reading kernel memory; boot without it")]
+    Lockdown,
+    /// A map could not be made, or the object not be read.
+    #[error("loading the kernel programs: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// Without this program nothing can be observed.
+    #[error("kernel program {name}: {reason}")]
+    Mandatory {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// A map of the object is missing or of another kind.
+    #[error("map {name}: {reason}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Without it nothing can be observed.
+    Mandatory,
+    /// Lock waits.
+    Locks,
+    /// TCP states.
+    Sockets,
+    /// Block I/O.
+    Disk,
+}
+
+/// Whether a program runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProgramState {
+    /// Attached.
+    Attached,
+    /// Not loaded or attached; what the kernel said.
+    Missing(String),
+}
+
+/// A program and its state.
+#[derive(Clone, Debug)]
+pub struct ProgramStatus {
+    /// Name, which is the tracepoint's.
+    pub name: &'static str,
+    /// What it is for.
+    pub tier: Tier,
+    /// Whether it runs.
+    pub state: ProgramState,
+}
+
+/// A program's own figures.
+#[derive(Clone, Debug)]
+pub struct ProgramStats {
+    /// Name, which is the tracepoint's.
+    pub name: &'static str,
+    /// Time spent in it; 0 unless [`Config::measure`].
+    pub run_time_ns: u64,
+    /// Runs; 0 unless [`Config::measure`].
+    pub run_count: u64,
+    /// Runs that the kernel left out because the program was already running on that processor: events lost uncounted.
+    pub recursion_misses: u64,
+    /// Instructions that the verifier walked; 0 before 5.16.
+    pub verified_instructions: u32,
+}
+
+const PROGRAMS: &[(&str, Tier)] = &[
+    ("sched_process_fork", Tier::Mandatory),
+    ("sched_process_exec", Tier::Mandatory),
+    ("sched_process_exit", Tier::Mandatory),
+    ("sys_exit", Tier::Mandatory),
+    ("flock_lock_inode", Tier::Locks),
+    ("inet_sock_set_state", Tier::Sockets),
+    ("block_bio_queue", Tier::Disk),
+    ("block_split", Tier::Disk),
+    ("block_rq_issue", Tier::Disk),
+    ("block_rq_complete", Tier::Disk),
+    ("sched_switch", Tier::Disk),
+];
+
+/// The loaded programs and their maps. Dropping it detaches everything.
+pub struct Probes {
+    ebpf: aya::Ebpf,
+    statuses: Vec<ProgramStatus>,
+    files: HashMap<MapData, Wire<FileKey>, Wire<FileFacts>>,
+    dropped: PerCpuArray<MapData, u64>,
+    lost: HashMap<MapData, Wire<LostKey>, u64>,
+    ring: Option<EventRing>,
+    lost_seen: u64,
+    lost_cache: Vec<(LostKey, u64)>,
+    _statistics: Option<std::os::fd::OwnedFd>,
+}
+
+impl Probes {
+    /// Loads and attaches.
+    ///
+    /// # Errors
+    /// When nothing could be observed: no BTF, no permission, or a mandatory program refused. Others degrade, see
+    /// [`Probes::statuses`].
+    pub fn load(config: &Config) -> Result<Self, ProbeError> {
+        const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+        let bytes = fs::read(BTF_PATH).map_err(|source| ProbeError::NoBtf { path: BTF_PATH, source })?;
+        let kernel = Btf::parse(&bytes)?;
+        let offsets = Wire(kernel.offsets());
+        let settings = Wire(settings(config, &kernel));
+        let aya_btf = aya::Btf::from_sys_fs()?;
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(&aya_btf))
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("SETTINGS", &settings, true)
+            .map_max_entries("EVENTS", config.ring_bytes)
+            .map_max_entries("PROCS", config.max_processes);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| match unix_error(&error) {
+            Some(libc::EPERM | libc::EACCES) => refused(),
+            _ => ProbeError::Load(error),
+        })?;
+
+        let statistics = config.measure.then(|| aya::sys::enable_stats(aya::sys::Stats::RunTime).ok()).flatten();
+        let mut statuses = Vec::with_capacity(PROGRAMS.len());
+        for (name, tier) in PROGRAMS {
+            let state = match attach(&mut ebpf, name, &aya_btf) {
+                Ok(()) => ProgramState::Attached,
+                Err(error) if *tier == Tier::Mandatory => {
+                    return Err(match unix_error(&error) {
+                        Some(libc::EPERM) => refused(),
+                        _ => ProbeError::Mandatory { name, reason: shorten(&error) },
+                    });
+                }
+                Err(error) => ProgramState::Missing(shorten(&error)),
+            };
+            statuses.push(ProgramStatus { name, tier: *tier, state });
+        }
+
+        let ring = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
+        Ok(Self {
+            files: take(&mut ebpf, "FILES")?,
+            dropped: take(&mut ebpf, "DROPPED")?,
+            lost: take(&mut ebpf, "LOST")?,
+            ring: Some(EventRing::new(ring)),
+            ebpf,
+            statuses,
+            lost_seen: 0,
+            lost_cache: Vec::new(),
+            _statistics: statistics,
+        })
+    }
+
+    /// The programs and whether they run.
+    pub fn statuses(&self) -> &[ProgramStatus] {
+        &self.statuses
+    }
+
+    /// The ring's reading end; `None` the second time.
+    pub fn ring(&mut self) -> Option<EventRing> {
+        self.ring.take()
+    }
+
+    /// Says what an executable is. Running processes of it that are undecided follow at their next event.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_file(&mut self, key: FileKey, facts: FileFacts) -> io::Result<()> {
+        self.files.insert(&Wire(key), &Wire(facts), 0).map_err(io::Error::other)
+    }
+
+    /// How many events did not reach the ring, by process, kind and reason; sums since load. A few reads of memory
+    /// when nothing was lost since the last call.
+    pub fn lost(&mut self) -> &[(LostKey, u64)] {
+        let total = self.dropped();
+        if total != self.lost_seen {
+            self.lost_seen = total;
+            self.lost_cache = self.lost.iter().filter_map(Result::ok).map(|(Wire(key), count)| (key, count)).collect();
+        }
+        &self.lost_cache
+    }
+
+    /// Number of events that did not reach the ring.
+    pub fn dropped(&self) -> u64 {
+        (0..DROP_REASONS)
+            .filter_map(|reason| self.dropped.get(&reason, 0).ok())
+            .map(|values| values.iter().sum::<u64>())
+            .sum()
+    }
+
+    /// The programs' own figures.
+    pub fn program_stats(&self) -> Vec<ProgramStats> {
+        PROGRAMS
+            .iter()
+            .filter_map(|(name, _)| {
+                let Ok(program) = <&BtfTracePoint>::try_from(self.ebpf.program(name)?) else { return None };
+                let info = program.info().ok()?;
+                let fd = program.fd().ok()?.as_fd().as_raw_fd();
+                let fdinfo = fdinfo(fd);
+                let figure = |name: &str| fdinfo.get(name).copied().unwrap_or(0);
+                Some(ProgramStats {
+                    name,
+                    run_time_ns: figure("run_time_ns"),
+                    run_count: figure("run_cnt"),
+                    recursion_misses: figure("recursion_misses"),
+                    verified_instructions: info.verified_instruction_count().unwrap_or(0),
+                })
+            })
+            .collect()
+    }
+}
+
+/// What this kernel offers, without loading anything.
+#[derive(Clone, Debug)]
+pub struct FeatureReport {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Type information was read, or why not.
+    pub btf: Result<(), String>,
+    /// Tracepoints that this kernel lacks.
+    pub missing_tracepoints: Vec<&'static str>,
+    /// Kernel fields that this kernel lacks.
+    pub missing_fields: Vec<&'static str>,
+    /// Mode of the lockdown module (`none`, `integrity`, `confidentiality`); `None` without the module.
+    pub lockdown: Option<String>,
+}
+
+/// Looks at what this kernel offers, without loading anything.
+pub fn features() -> FeatureReport {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+    let mut report = FeatureReport {
+        kernel,
+        btf: Ok(()),
+        missing_tracepoints: Vec::new(),
+        missing_fields: Vec::new(),
+        lockdown: lockdown(),
+    };
+    let bytes = match fs::read("/sys/kernel/btf/vmlinux") {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            report.btf = Err(error.to_string());
+            return report;
+        }
+    };
+    match Btf::parse(&bytes) {
+        Ok(btf) => {
+            report.missing_tracepoints = PROGRAMS
+                .iter()
+                .map(|(name, _)| *name)
+                .filter(|name| btf.tracepoint_arguments(name).is_none())
+                .collect();
+            report.missing_fields = Offsets::FIELDS
+                .iter()
+                .filter(|field| field.members.iter().all(|path| btf.member(field.structure, path).is_none()))
+                .map(|field| field.name)
+                .collect();
+        }
+        Err(error) => report.btf = Err(error.to_string()),
+    }
+    report
+}
+
+fn settings(config: &Config, kernel: &Btf<'_>) -> Settings {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    Settings {
+        scope: match config.scope {
+            Scope::Tree => SCOPE_TREE,
+            Scope::All => SCOPE_ALL,
+        },
+        root_cookie: config.root_cookie,
+        wake_bytes: config.ring_bytes / 8,
+        task_pt_regs: u8::from(version(&release) >= (5, 15)),
+        exit_group_dead: u8::from(kernel.tracepoint_arguments("sched_process_exit") == Some(2)),
+        bio_argument: u8::from(kernel.tracepoint_arguments("block_bio_queue") == Some(2)),
+        issue_argument: u8::from(kernel.tracepoint_arguments("block_rq_issue") == Some(2)),
+        // A module's structures are not in the kernel's BTF, so the version decides.
+        overlay_indirect: u8::from(version(&release) >= (6, 13)),
+        page_shift: page_bytes.ilog2() as u8,
+        _pad: [0; 14],
+    }
+}
+
+/// Major and minor of `uname -r`.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn attach(ebpf: &mut aya::Ebpf, name: &str, btf: &aya::Btf) -> Result<(), ProgramError> {
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(name)
+        .ok_or(ProgramError::InvalidName { name: name.to_owned() })
+        .and_then(|program| match program {
+            Program::BtfTracePoint(program) => Ok(program),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        })?;
+    program.load(name, btf)?;
+    program.attach()?;
+    Ok(())
+}
+
+fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut aya::Ebpf,
+    name: &'static str,
+) -> Result<T, ProbeError> {
+    let map = ebpf.take_map(name).ok_or_else(|| ProbeError::Map { name, reason: "not in the object".to_owned() })?;
+    T::try_from(map).map_err(|error| ProbeError::Map { name, reason: error.to_string() })
+}
+
+fn refused() -> ProbeError {
+    if lockdown().as_deref() == Some("confidentiality") { ProbeError::Lockdown } else { ProbeError::NotPermitted }
+}
+
+/// The mode in brackets of `none [integrity] confidentiality`.
+fn lockdown() -> Option<String> {
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (_, rest) = text.split_once('[')?;
+    rest.split_once(']').map(|(mode, _)| mode.to_owned())
+}
+
+/// errno at the end of an error's chain.
+fn unix_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(code);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// An error's chain without most of the verifier's log, whose last lines say what was refused.
+fn shorten(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut short = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        short = format!("{short}: {cause}");
+        next = cause.source();
+    }
+    short
+}
+
+/// Numeric lines of `/proc/self/fdinfo/<fd>`.
+fn fdinfo(fd: i32) -> BTreeMap<String, u64> {
+    fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_owned(), value.trim().parse().ok()?))
+        })
+        .collect()
+}

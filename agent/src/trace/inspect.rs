@@ -1,0 +1,130 @@
+//! Looks at what was just executed: what the file is, once for each file, and for a go command how it is set up.
+
+use std::{collections::HashMap, fs::File, path::Path};
+
+use gobuild_trace_common::{FileFacts, FileKey, Role};
+
+use crate::{
+    gobin::{self, GoroutineOffsets, Recognised},
+    host::{Variable, process::Process},
+    probe::{self, Probes},
+    ring::{
+        Event,
+        decode::Executable,
+        event::{Body, Exec, ProcessFacts, Program},
+    },
+};
+
+/// What is known of executables.
+#[derive(Debug)]
+pub struct Inspector {
+    goroutines: bool,
+    known: HashMap<Executable, Recognised>,
+}
+
+impl Inspector {
+    /// `goroutines`: let the kernel programs read goroutine ids.
+    pub fn new(goroutines: bool) -> Self {
+        Self { goroutines, known: HashMap::new() }
+    }
+
+    /// Tells the kernel of the go commands that a build is likely to run, so that their first instructions are seen
+    /// with their goroutines.
+    pub fn prepare(&mut self, candidates: &[std::path::PathBuf], probes: &mut Probes) {
+        for path in candidates {
+            let Ok(path) = path.canonicalize() else { continue };
+            let Some(recognised) = recognise(&path, &path.to_string_lossy()) else { continue };
+            if let Ok(key) = probe::file_key(&path) {
+                self.decide(key, &recognised, probes);
+            }
+        }
+    }
+
+    /// The facts of an exec, as the event that follows it.
+    pub fn inspect(&mut self, event: &Event, file: Executable, probes: &mut Probes) -> Event {
+        let facts = match &event.body {
+            Body::Exec(exec) => self.facts(event.task.pid, exec, file, probes),
+            _ => ProcessFacts::unknown(),
+        };
+        Event { at_ns: event.at_ns, task: event.task, body: Body::Facts(Box::new(facts)) }
+    }
+
+    fn facts(&mut self, pid: u32, exec: &Exec, file: Executable, probes: &mut Probes) -> ProcessFacts {
+        let recognised = match self.known.get(&file) {
+            Some(recognised) => recognised.clone(),
+            None => {
+                let path = format!("/proc/{pid}/exe");
+                let Some(recognised) = recognise(Path::new(&path), &exec.path) else {
+                    return ProcessFacts { too_late: true, ..ProcessFacts::unknown() };
+                };
+                self.decide(file.key(), &recognised, probes);
+                self.known.insert(file, recognised.clone());
+                recognised
+            }
+        };
+        let offsets = recognised.go().and_then(GoroutineOffsets::of).is_some();
+        let mut facts = ProcessFacts {
+            program: program(&recognised),
+            go_version: recognised.go().map(|go| go.go_version.to_string()),
+            goroutines: offsets && self.goroutines,
+            ..ProcessFacts::unknown()
+        };
+        if facts.program == Program::Go {
+            describe(pid, exec, &mut facts);
+        }
+        facts
+    }
+
+    fn decide(&self, key: FileKey, recognised: &Recognised, probes: &mut Probes) {
+        let offsets = match recognised {
+            Recognised::Go(go) if self.goroutines => GoroutineOffsets::of(go),
+            _ => None,
+        };
+        let facts = FileFacts {
+            role: recognised.role() as u8,
+            goroutine: u8::from(offsets.is_some()),
+            g_m: offsets.map_or(0, |offsets| offsets.g_m),
+            g_goid: offsets.map_or(0, |offsets| offsets.g_goid),
+            g_parent_goid: offsets.map_or(0, |offsets| offsets.g_parent_goid),
+            m_procid: offsets.map_or(0, |offsets| offsets.m_procid),
+            _pad: [0; 6],
+        };
+        if let Err(error) = probes.set_file(key, facts) {
+            tracing::warn!(%error, role = ?Role::Go, "cannot tell the kernel programs what a file is");
+        }
+    }
+}
+
+/// How a go command is set up. Absent where it ended before it could be read.
+fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
+    let Some(process) = Process::open(pid).known() else {
+        facts.too_late = true;
+        return;
+    };
+    let directory = process.working_directory().known();
+    if let Some(environ) = process.environ().known() {
+        let settings = process.go_settings(&environ);
+        if let Some(directory) = &directory {
+            facts.main_module = process.main_module(directory, &exec.arguments, &settings).known();
+        }
+        facts.settings = Some(settings);
+        facts.trace_parent = environ.get(Variable::TraceParent).map(str::to_owned);
+        facts.markers = environ.markers.into_iter().collect();
+    } else {
+        facts.too_late = true;
+    }
+    facts.directory = directory.map(|directory| directory.to_string_lossy().into_owned());
+}
+
+fn recognise(file: &Path, path: &str) -> Option<Recognised> {
+    gobin::recognise(&File::open(file).ok()?, path).ok()
+}
+
+fn program(recognised: &Recognised) -> Program {
+    match recognised {
+        Recognised::Go(_) => Program::Go,
+        Recognised::Tool { name, .. } => Program::Tool(name.clone()),
+        Recognised::Vcs { name } => Program::Vcs(name.clone()),
+        Recognised::Other { .. } => Program::Other,
+    }
+}

@@ -1,0 +1,11 @@
+//! One observation from start to end: programs loaded, the ring drained, executables and processes looked at, the model
+//! and the recording fed.
+//!
+//! Owns the order of things and the clock; prints nothing (that is `cli`'s) and decides nothing about builds (that is
+//! `build`'s).
+
+mod inspect;
+mod session;
+pub mod stall;
+
+pub use session::{Options, Session};

@@ -1,0 +1,308 @@
+//! The running observation.
+
+use std::{collections::HashMap, fs::File, io, path::PathBuf, time::Duration};
+
+use gobuild_trace_common::{DropReason, Kind, LostKey};
+
+use super::inspect::Inspector;
+use crate::{
+    build::{Machine, Model, Probe, ProbeState, Scope, Tier},
+    host::{block_device, machine},
+    probe::{self, EventRing, ProbeError, Probes, ProgramState},
+    ring::{
+        Event, decode,
+        event::{Begin, Body, End, Lost, Status, Task},
+        recording::Recorder,
+    },
+};
+
+/// What to observe.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whose go commands.
+    pub scope: Scope,
+    /// Highest tier that may be used.
+    pub tier: Tier,
+    /// Bytes of the ring.
+    pub ring_bytes: u32,
+    /// Number that the wrapped command announces itself with, by `close`.
+    pub root_cookie: u32,
+    /// The wrapped command, secrets removed.
+    pub command: Option<Vec<String>>,
+    /// Measure the programs' run time.
+    pub measure: bool,
+    /// Go commands that are likely to run.
+    pub likely_go_commands: Vec<PathBuf>,
+}
+
+/// A running observation. Dropping it detaches everything.
+pub struct Session {
+    probes: Probes,
+    ring: EventRing,
+    inspector: Inspector,
+    model: Model,
+    recorder: Option<Recorder<File>>,
+    /// Losses already told to the model.
+    told: HashMap<(u32, u16, u16), u64>,
+    recursion_told: u64,
+    undecodable: u64,
+    events: u64,
+    begin_ns: u64,
+    last_tick_ns: u64,
+}
+
+/// Between two clock ticks in the stream.
+const TICK: Duration = Duration::from_millis(100);
+/// Record bytes the ring may hold before a reader is woken; below it, how long a record may wait.
+const POLL: Duration = Duration::from_millis(10);
+
+impl Session {
+    /// Loads and attaches the programs and begins the stream.
+    ///
+    /// # Errors
+    /// When nothing can be observed; the message says what to do.
+    pub fn start(options: &Options, recording: Option<File>) -> Result<Self, ProbeError> {
+        let mut probes = Probes::load(&probe::Config {
+            ring_bytes: options.ring_bytes,
+            scope: match options.scope {
+                Scope::Tree => probe::Scope::Tree,
+                Scope::All => probe::Scope::All,
+            },
+            root_cookie: options.root_cookie,
+            measure: options.measure,
+            ..probe::Config::default()
+        })?;
+        let ring = probes.ring().ok_or_else(|| ProbeError::Map { name: "EVENTS", reason: "is in use".to_owned() })?;
+        let machine = machine::machine_facts().map_err(|error| unreadable("machine", &error))?;
+        let clock = machine::clock_sample().map_err(|error| unreadable("clock", &error))?;
+        let begin = Begin {
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: Machine { kernel: machine.kernel, cpus: machine.cpus, hostname: machine.hostname },
+            probes: tiers(&probes, options.tier),
+            wall_offset_ns: clock.realtime_ns.saturating_sub_unsigned(clock.monotonic_ns),
+            command: options.command.clone(),
+            scope: options.scope,
+            boot_id: machine.boot_id.unwrap_or_default(),
+            devices: devices(),
+            traceparent: None,
+        };
+        let begin_ns = clock.monotonic_ns;
+        let mut session = Self {
+            inspector: Inspector::new(options.tier >= Tier::Goroutine),
+            probes,
+            ring,
+            model: Model::new(begin_ns, begin.clone()),
+            recorder: None,
+            told: HashMap::new(),
+            recursion_told: 0,
+            undecodable: 0,
+            events: 0,
+            begin_ns,
+            last_tick_ns: begin_ns,
+        };
+        session.recorder = recording.and_then(|file| Recorder::new(file).ok());
+        session.push(Event { at_ns: begin_ns, task: Task::default(), body: Body::Begin(begin) });
+        session.inspector.prepare(&options.likely_go_commands, &mut session.probes);
+        Ok(session)
+    }
+
+    /// Waits for records, at most about `timeout`, and takes them in.
+    ///
+    /// # Errors
+    /// When the ring cannot be waited for.
+    pub fn poll(&mut self, timeout: Duration) -> io::Result<usize> {
+        self.ring.wait(timeout.min(POLL))?;
+        let records = self.drain();
+        self.tick();
+        Ok(records)
+    }
+
+    fn drain(&mut self) -> usize {
+        let mut batch = Vec::new();
+        let (inspector, probes, undecodable) = (&mut self.inspector, &mut self.probes, &mut self.undecodable);
+        let records = self.ring.drain(|bytes| match decode::record(bytes) {
+            Ok(decoded) => {
+                // The process is looked at while its record is still in the ring: the sooner, the likelier it lives.
+                let facts = decoded.executable.map(|file| inspector.inspect(&decoded.event, file, probes));
+                batch.push(decoded.event);
+                batch.extend(facts);
+            }
+            Err(_) => *undecodable += 1,
+        });
+        for event in batch {
+            self.push(event);
+        }
+        records
+    }
+
+    fn push(&mut self, event: Event) {
+        self.events += 1;
+        if let Some(recorder) = &mut self.recorder
+            && recorder.write(&event).is_err()
+        {
+            // A full disk ends the recording, never the build or the report.
+            self.recorder = None;
+        }
+        self.model.apply(&event);
+    }
+
+    /// Losses and the time, ten times a second.
+    fn tick(&mut self) {
+        let now_ns = monotonic_ns();
+        if now_ns.saturating_sub(self.last_tick_ns) < TICK.as_nanos() as u64 {
+            return;
+        }
+        self.last_tick_ns = now_ns;
+        self.tell_losses(now_ns);
+        self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::Tick });
+        if let Some(recorder) = &mut self.recorder {
+            // What a kill leaves must be readable up to now.
+            let _ = recorder.flush();
+        }
+    }
+
+    fn tell_losses(&mut self, now_ns: u64) {
+        let mut news = Vec::new();
+        for &(LostKey { tgid, kind, reason }, count) in self.probes.lost() {
+            let told = self.told.entry((tgid, kind, reason)).or_default();
+            if count > *told {
+                news.push(Lost {
+                    pid: tgid,
+                    kind: kind_name(kind).to_owned(),
+                    reason: reason_name(reason).to_owned(),
+                    count: count - *told,
+                });
+                *told = count;
+            }
+        }
+        let skipped = self.probes.program_stats().iter().map(|program| program.recursion_misses).sum::<u64>();
+        if skipped > self.recursion_told {
+            let count = skipped - self.recursion_told;
+            news.push(Lost { pid: 0, kind: String::new(), reason: "program_skipped".to_owned(), count });
+            self.recursion_told = skipped;
+        }
+        if self.undecodable > 0 {
+            let count = std::mem::take(&mut self.undecodable);
+            news.push(Lost { pid: 0, kind: String::new(), reason: "undecodable".to_owned(), count });
+        }
+        for lost in news {
+            self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::Lost(lost) });
+        }
+    }
+
+    /// The wrapped command ended: takes in what is still on its way and ends the stream.
+    pub fn finish(&mut self, status: Option<Status>, duration: Duration) {
+        // Records are written before the call that made them returns, so what the command did is in the ring; only
+        // completions in interrupts trail.
+        for _ in 0..3 {
+            if self.ring.wait(POLL).is_err() {
+                break;
+            }
+            self.drain();
+        }
+        let now_ns = monotonic_ns();
+        self.tell_losses(now_ns);
+        let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let end = End { status, duration_ns };
+        self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::End(end) });
+        if let Some(recorder) = &mut self.recorder {
+            let _ = recorder.flush();
+        }
+    }
+
+    /// The model so far.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model so far, for forgetting what was reported.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    /// The programs, for their own figures.
+    pub fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// Events taken in.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Begin of the stream, CLOCK_MONOTONIC.
+    pub fn begin_ns(&self) -> u64 {
+        self.begin_ns
+    }
+}
+
+fn unreadable(name: &'static str, error: &io::Error) -> ProbeError {
+    ProbeError::Map { name, reason: error.to_string() }
+}
+
+/// CLOCK_MONOTONIC.
+fn monotonic_ns() -> u64 {
+    machine::clock_sample().map_or(0, |sample| sample.monotonic_ns)
+}
+
+/// Names of the block devices by the kernel's number (include/linux/kdev_t.h).
+fn devices() -> Vec<(u32, String)> {
+    let names = block_device::names().unwrap_or_default();
+    names.into_iter().map(|(number, name)| (number.major << 20 | number.minor, name)).collect()
+}
+
+/// Tiers as the report shows them.
+fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
+    let missing: Vec<String> = probes
+        .statuses()
+        .iter()
+        .filter_map(|program| match &program.state {
+            ProgramState::Attached => None,
+            ProgramState::Missing(reason) => Some(format!("{}: {reason}", program.name)),
+        })
+        .collect();
+    let paths = Probe {
+        name: Tier::Paths,
+        state: if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded },
+        reason: (!missing.is_empty()).then(|| missing.join("; ")),
+    };
+    let capped = |name| {
+        let on = allowed >= Tier::Goroutine;
+        Probe {
+            name,
+            state: if on { ProbeState::Ok } else { ProbeState::Off },
+            reason: (!on).then(|| "switched off by --probes".to_owned()),
+        }
+    };
+    // Not part of this version: no reason, or every report would say so.
+    let absent = |name| Probe { name, state: ProbeState::Off, reason: None };
+    vec![paths, capped(Tier::Goroutine), absent(Tier::Spans), absent(Tier::Requests)]
+}
+
+fn kind_name(kind: u16) -> &'static str {
+    match kind {
+        kind if kind == Kind::Fork as u16 => "fork",
+        kind if kind == Kind::ExecSmall as u16 || kind == Kind::ExecLarge as u16 => "exec",
+        kind if kind == Kind::Exit as u16 => "exit",
+        kind if kind == Kind::Wait as u16 => "wait",
+        kind if kind == Kind::PathSmall as u16 || kind == Kind::PathLarge as u16 => "path",
+        kind if kind == Kind::FileIo as u16 => "file",
+        kind if kind == Kind::Stderr as u16 => "stderr",
+        kind if kind == Kind::FileLock as u16 => "lock",
+        kind if kind == Kind::Connect as u16 => "connect",
+        kind if kind == Kind::TcpState as u16 => "tcp",
+        kind if kind == Kind::SocketIo as u16 => "socket",
+        kind if kind == Kind::BlockIo as u16 => "block",
+        _ => "",
+    }
+}
+
+fn reason_name(reason: u16) -> &'static str {
+    match u32::from(reason) {
+        reason if reason == DropReason::RingFull as u32 => "ring_full",
+        reason if reason == DropReason::MapFull as u32 => "map_full",
+        reason if reason == DropReason::ReadFailed as u32 => "read_failed",
+        reason if reason == DropReason::LoopBound as u32 => "loop_bound",
+        _ => "other",
+    }
+}

@@ -1,0 +1,278 @@
+//! Paths and files written to.
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
+use gobuild_trace_common::{
+    DropReason, FileIo, FileOperation, Kind, PATH_LARGE, PATH_SMALL, PathHead, PathLarge, PathOperation, PathSmall,
+    Role, STDERR_TEXT, Stderr,
+};
+
+use crate::{
+    arch::number,
+    kernel::{file_of, identify, page_inode},
+    maps::{Descriptor, FDS, FILE, INODES, Inode, SOCKET},
+    record::{Urgency, add, body, lost, reserve, submit},
+    socket,
+    syscall::Call,
+};
+
+const O_ACCMODE: u64 = 3;
+const O_CREAT: u64 = 0o100;
+const O_TRUNC: u64 = 0o1000;
+const O_DIRECTORY: u64 = 0o200_000;
+
+/// What a path record says besides the path.
+struct PathFacts {
+    operation: PathOperation,
+    dirfd: i32,
+    flags: u32,
+    address: u64,
+    inode: Inode,
+}
+
+/// `openat(dirfd, path, flags, mode)`.
+#[inline(always)]
+pub fn open(call: &Call) {
+    let flags = call.registers.third();
+    let writes = flags & O_ACCMODE != 0;
+    let creates = flags & (O_CREAT | O_TRUNC) != 0;
+    if !call.is_go() && !(writes && creates && call.result >= 0) {
+        return;
+    }
+    let mut inode = Inode { number: 0, device: 0, generation: 0 };
+    if writes && call.result >= 0 && flags & O_DIRECTORY == 0 {
+        let fd = call.result as u32;
+        if let Some(identity) = file_of(fd).and_then(page_inode).and_then(identify) {
+            inode = identity;
+            let _ = INODES.insert(&identity, &call.who.tgid, 0);
+        } else {
+            lost(call.who.tgid, Kind::PathSmall, DropReason::ReadFailed);
+        }
+        if call.is_go() {
+            // SAFETY: a live map value.
+            let birth_ns = unsafe { (*call.process).birth_ns };
+            let descriptor = Descriptor {
+                kind: FILE,
+                awaits_read: 0,
+                socket_type: 0,
+                local_port: 0,
+                _pad: 0,
+                birth_ns,
+                opened_ns: call.who.now_ns,
+                socket: 0,
+                written_bytes: 0,
+                writes: 0,
+                last_write_ns: 0,
+                read_bytes: 0,
+            };
+            if FDS.insert(&key(call, fd), &descriptor, 0).is_err() {
+                lost(call.who.tgid, Kind::FileIo, DropReason::MapFull);
+            }
+        }
+    }
+    emit(
+        call,
+        &PathFacts {
+            operation: PathOperation::Open,
+            dirfd: call.registers.first() as i32,
+            flags: flags as u32,
+            address: call.registers.second(),
+            inode,
+        },
+    );
+}
+
+/// Any other call with a path; of go commands only.
+#[inline(always)]
+pub fn path(call: &Call, operation: PathOperation, dirfd: u64, address: u64) {
+    if !call.is_go() {
+        return;
+    }
+    let inode = Inode { number: 0, device: 0, generation: 0 };
+    emit(call, &PathFacts { operation, dirfd: dirfd as i32, flags: 0, address, inode });
+}
+
+#[inline(always)]
+fn emit(call: &Call, facts: &PathFacts) {
+    let goroutine = call.goroutine();
+    let Some(mut entry) = reserve::<PathSmall>(Kind::PathSmall, &call.who, &goroutine) else { return };
+    let record = body(&mut entry);
+    // SAFETY: the reservation is writable and of this size; the helper checks the address.
+    let length = unsafe {
+        bpf_probe_read_user_str((&raw mut (*record).path).cast(), PATH_SMALL as u32, facts.address as *const _)
+    };
+    if length < 0 {
+        entry.discard(u64::from(aya_ebpf::bindings::BPF_RB_NO_WAKEUP));
+        lost(call.who.tgid, Kind::PathSmall, DropReason::ReadFailed);
+        return;
+    }
+    // The length counts the NUL, which is always written: a full buffer may have been cut.
+    if length < PATH_SMALL as i64 {
+        // SAFETY: as above.
+        unsafe { fill(&raw mut (*record).head, call, facts, length, 0) };
+        submit(entry, Urgency::Batch);
+        return;
+    }
+    entry.discard(u64::from(aya_ebpf::bindings::BPF_RB_NO_WAKEUP));
+    let Some(mut entry) = reserve::<PathLarge>(Kind::PathLarge, &call.who, &goroutine) else { return };
+    let record = body(&mut entry);
+    // SAFETY: as above.
+    unsafe {
+        let length =
+            bpf_probe_read_user_str((&raw mut (*record).path).cast(), PATH_LARGE as u32, facts.address as *const _);
+        fill(&raw mut (*record).head, call, facts, length, u8::from(length >= PATH_LARGE as i64));
+    }
+    submit(entry, Urgency::Batch);
+}
+
+/// # Safety
+/// `head` must be writable.
+#[inline(always)]
+unsafe fn fill(head: *mut PathHead, call: &Call, facts: &PathFacts, length: i64, truncated: u8) {
+    // SAFETY: by contract.
+    unsafe {
+        (*head).operation = facts.operation as u8;
+        (*head).truncated = truncated;
+        (*head).path_len = if length > 0 { (length - 1) as u16 } else { 0 };
+        (*head).result = call.result as i32;
+        (*head).flags = facts.flags;
+        (*head).dirfd = facts.dirfd;
+        (*head).inode = facts.inode.number;
+        (*head).device = facts.inode.device;
+        (*head).generation = facts.inode.generation;
+    }
+}
+
+/// Key of `FDS`.
+#[inline(always)]
+pub fn key(call: &Call, fd: u32) -> u64 {
+    (u64::from(call.who.tgid) << 32) | u64::from(fd)
+}
+
+/// State of a descriptor, unless an earlier image of the process left it behind.
+#[inline(always)]
+pub fn descriptor(call: &Call, fd: u32) -> Option<*mut Descriptor> {
+    let found = FDS.get_ptr_mut(&key(call, fd))?;
+    // SAFETY: live map values.
+    (unsafe { (*found).birth_ns == (*call.process).birth_ns }).then_some(found)
+}
+
+/// `write`, `pwrite64`, `writev`: on a file, a socket, or the standard error.
+#[inline(always)]
+pub fn write(call: &Call, nr: u64) {
+    if call.result <= 0 {
+        return;
+    }
+    let fd = call.registers.first() as u32;
+    if fd == 2 && nr == number::WRITE && call.is(Role::Go) {
+        stderr(call);
+        return;
+    }
+    let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    match unsafe { (*descriptor).kind } {
+        FILE => written(call, fd, descriptor),
+        SOCKET if nr == number::WRITE => socket::wrote(call, fd, descriptor, call.registers.second()),
+        _ => {}
+    }
+}
+
+/// `copy_file_range(fd_in, off_in, fd_out, …)`: a zip of a `file://` proxy comes by it alone.
+#[inline(always)]
+pub fn copy(call: &Call) {
+    if call.result <= 0 {
+        return;
+    }
+    let fd = call.registers.third() as u32;
+    let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    if unsafe { (*descriptor).kind } == FILE {
+        written(call, fd, descriptor);
+    }
+}
+
+#[inline(always)]
+fn written(call: &Call, fd: u32, descriptor: *mut Descriptor) {
+    // SAFETY: a live map value.
+    unsafe {
+        let first = (*descriptor).writes == 0;
+        add(&raw mut (*descriptor).written_bytes, call.result as u64);
+        add(&raw mut (*descriptor).writes, 1);
+        (*descriptor).last_write_ns = call.who.now_ns;
+        if first {
+            emit_io(call, fd, descriptor, FileOperation::FirstWrite, 0);
+        }
+    }
+}
+
+/// `ftruncate(fd, length)`.
+#[inline(always)]
+pub fn truncate(call: &Call) {
+    let fd = call.registers.first() as u32;
+    let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    unsafe {
+        if call.result < 0 || (*descriptor).kind != FILE {
+            return;
+        }
+        // The build cache ends an entry by cutting it to the length that it has.
+        let length = call.registers.second();
+        if length >= (*descriptor).written_bytes {
+            return;
+        }
+        emit_io(call, fd, descriptor, FileOperation::Truncate, length);
+        (*descriptor).written_bytes = 0;
+        (*descriptor).writes = 0;
+        (*descriptor).last_write_ns = 0;
+    }
+}
+
+/// `close(fd)`.
+#[inline(always)]
+pub fn close(call: &Call) {
+    let fd = call.registers.first() as u32;
+    let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    if unsafe { (*descriptor).kind } == FILE {
+        emit_io(call, fd, descriptor, FileOperation::Close, 0);
+    }
+    let _ = FDS.remove(&key(call, fd));
+}
+
+#[inline(always)]
+fn emit_io(call: &Call, fd: u32, descriptor: *mut Descriptor, operation: FileOperation, truncated_to: u64) {
+    let goroutine = call.goroutine();
+    let Some(mut entry) = reserve::<FileIo>(Kind::FileIo, &call.who, &goroutine) else { return };
+    let io = body(&mut entry);
+    // SAFETY: the reservation is writable, the descriptor a live map value.
+    unsafe {
+        (*io).fd = fd as i32;
+        (*io).operation = operation as u8;
+        (*io)._pad = [0; 3];
+        (*io).written_bytes = (*descriptor).written_bytes;
+        (*io).writes = (*descriptor).writes;
+        (*io).last_write_ns = (*descriptor).last_write_ns;
+        (*io).opened_ns = (*descriptor).opened_ns;
+        (*io).truncated_to = truncated_to;
+    }
+    submit(entry, Urgency::Batch);
+}
+
+#[inline(always)]
+fn stderr(call: &Call) {
+    let goroutine = call.goroutine();
+    let Some(mut entry) = reserve::<Stderr>(Kind::Stderr, &call.who, &goroutine) else { return };
+    let record = body(&mut entry);
+    let mut used = call.result as u64;
+    if used > STDERR_TEXT as u64 {
+        used = STDERR_TEXT as u64;
+    }
+    // SAFETY: the reservation is writable and of this size; the helper checks the address.
+    unsafe {
+        let failed =
+            bpf_probe_read_user((&raw mut (*record).text).cast(), used as u32, call.registers.second() as *const _)
+                != 0;
+        (*record).written = call.result as u32;
+        (*record).used = if failed { 0 } else { used as u32 };
+    }
+    submit(entry, Urgency::Batch);
+}
