@@ -1,5 +1,6 @@
 //! The kernel programs on the running kernel, with real commands. Needs root; a skip says why and fails in CI.
 #![cfg(feature = "probe")]
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's verdict")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
