@@ -43,6 +43,9 @@ mod kernel_programs {
             return fs::write(&object, []).context("write the empty object");
         }
         let tools = tools()?;
+        for tool in ["bpf-toolchain/bin/rustc", "bin/bpf-linker"] {
+            println!("cargo::rerun-if-changed={}", tools.join(tool).display());
+        }
         let path = env::join_paths(
             std::iter::once(tools.join("bin")).chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
         )?;

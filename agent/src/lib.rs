@@ -21,3 +21,5 @@ pub mod words;
 
 #[cfg(feature = "probe")]
 pub mod trace;
+
+pub mod cli;

@@ -1,3 +1,7 @@
-//! `gobuild-trace`.
+//! `gobuild-trace`: shows where a Go build's time goes and why.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gobuild_trace::cli::main()
+}

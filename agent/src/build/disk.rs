@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::types::{self, Area, AreaIo, DeviceIo, DiskDirection, Durations};
+use super::types::{self, Area, AreaIo, DISK_LATENCY_BOUNDS_NS, DeviceIo, DiskDirection, Durations};
 use crate::ring::event::{Block, Inode};
 
 /// Requests of a build, by direction, device and area.
@@ -37,6 +37,7 @@ impl Series {
             operations: self.operations,
             bytes: self.bytes,
             latency_ns: durations(self.latencies_ns.clone()),
+            latency_buckets: buckets(&self.latencies_ns),
         }
     }
 }
@@ -85,6 +86,18 @@ impl Disk {
                 .collect(),
         }
     }
+}
+
+/// Counts by [`DISK_LATENCY_BOUNDS_NS`], then the longer ones.
+fn buckets(latencies_ns: &[u64]) -> Vec<u64> {
+    if latencies_ns.is_empty() {
+        return Vec::new();
+    }
+    let mut counts = vec![0; DISK_LATENCY_BOUNDS_NS.len() + 1];
+    for latency_ns in latencies_ns {
+        counts[DISK_LATENCY_BOUNDS_NS.partition_point(|bound| bound < latency_ns)] += 1;
+    }
+    counts
 }
 
 /// Sum and percentiles (nearest rank) of a series; the 95th only from 20 samples on.

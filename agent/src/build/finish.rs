@@ -10,10 +10,11 @@ use super::{
     download::{Charge, Rows, Span},
     fold::{BuildId, BuildState, Model, subcommand},
     share::{self, Shares, Work},
-    tools::{Child, Purpose},
+    tools::Child,
     types::{
         Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, Host,
-        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Run, SCHEMA_VERSION, Stage, StageShare, Summary, Tool,
+        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Probe, Run, SCHEMA_VERSION, Stage, StageShare, Summary,
+        Tool,
     },
 };
 use crate::ring::event::Status;
@@ -58,7 +59,13 @@ impl Model {
             schema_version: SCHEMA_VERSION,
             tool: Tool { name: "gobuild-trace".to_owned(), version: self.begin.tool_version.clone() },
             machine: self.begin.machine.clone(),
-            probes: self.begin.probes.clone(),
+            probes: self
+                .begin
+                .probes
+                .iter()
+                .cloned()
+                .map(|(name, state, reason)| Probe { name, state, reason })
+                .collect(),
             run,
             lost_events: self.lost.clone(),
             complete: self.lost.total == 0,
@@ -122,7 +129,7 @@ impl BuildState {
             command: self.arguments.clone(),
             subcommand: subcommand(&self.arguments),
             directory: facts.and_then(|facts| facts.directory.clone()),
-            main_module: facts.and_then(|facts| facts.main_module.clone()),
+            main_module: facts.and_then(|facts| facts.main_module.as_ref()).map(|main| main.path.clone()),
             go_version: facts.and_then(|facts| facts.go_version.clone()),
             exit_code,
             signal,
@@ -242,9 +249,8 @@ impl BuildState {
             wall_share_ns: share(&Charge::Package(import_path.clone())),
         }));
         let goroutines = self.facts.as_ref().is_some_and(|facts| facts.goroutines);
-        let cacheprog = self.children.iter().any(|child| child.purpose == Purpose::User) && self.cacheprog();
         // A hit is seen by its look-up; where one cannot be named, or look-ups leave no file, the sum is unknown.
-        let build = (goroutines && unnamed == 0 && !cacheprog && !packages.is_empty()).then(|| BuildCache {
+        let build = (goroutines && unnamed == 0 && !self.cacheprog() && !packages.is_empty()).then(|| BuildCache {
             hits: hit_count,
             misses: compiled.len() as u64,
             directory: self.build_cache.directory().map(str::to_owned),
@@ -266,15 +272,15 @@ impl BuildState {
     }
 
     fn cacheprog(&self) -> bool {
-        let settings = self.facts.as_ref().map(|facts| facts.settings.as_slice()).unwrap_or_default();
-        settings.iter().any(|(key, value)| key == "GOCACHEPROG" && !value.is_empty())
+        let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
+        settings.is_some_and(|settings| settings.cache_program.is_some())
     }
 }
 
 impl Model {
     fn sees_blocks(&self) -> bool {
         use super::types::{ProbeState, Tier};
-        self.begin.probes.iter().any(|probe| probe.name == Tier::Paths && probe.state != ProbeState::Off)
+        self.begin.probes.iter().any(|(tier, state, _)| *tier == Tier::Paths && *state != ProbeState::Off)
     }
 }
 

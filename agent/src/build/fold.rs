@@ -357,18 +357,19 @@ impl Model {
 
 impl BuildState {
     fn learn(&mut self, facts: &ProcessFacts) {
-        let setting = |name: &str| facts.settings.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        if let Some(module_cache) = setting("GOMODCACHE") {
-            self.layout.module_cache = Some(module_cache);
+        if let Some(settings) = &facts.settings {
+            if settings.module_cache.is_some() {
+                self.layout.module_cache.clone_from(&settings.module_cache);
+            }
+            if settings.go_root.is_some() {
+                self.layout.goroot.clone_from(&settings.go_root);
+            }
+            self.proxies = Proxies::new(settings.proxies.as_deref());
         }
-        if let Some(goroot) = setting("GOROOT").filter(|root| !root.is_empty()) {
-            self.layout.goroot = Some(goroot);
-        }
-        if let (Some(directory), Some(module)) = (&facts.main_directory, &facts.main_module) {
-            self.layout.main = Some((directory.clone(), module.clone()));
-        }
-        if let Some(proxies) = setting("GOPROXY") {
-            self.proxies = Proxies::parse(Some(&proxies));
+        if let Some(main) = &facts.main_module
+            && let Some((directory, _)) = main.go_mod.rsplit_once('/')
+        {
+            self.layout.main = Some((directory.to_owned(), main.path.clone()));
         }
         self.facts = Some(facts.clone());
     }
@@ -398,11 +399,9 @@ impl BuildState {
         let below = |root: Option<&str>| {
             root.is_some_and(|root| path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
         };
-        let setting = |name: &str| {
-            let settings = self.facts.as_ref().map(|facts| facts.settings.as_slice()).unwrap_or_default();
-            settings.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-        };
-        if below(self.build_cache.directory().or_else(|| setting("GOCACHE"))) {
+        let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
+        if below(self.build_cache.directory().or_else(|| settings.and_then(|settings| settings.build_cache.as_deref())))
+        {
             Area::BuildCache
         } else if below(self.layout.module_cache.as_deref()) {
             Area::ModuleCache

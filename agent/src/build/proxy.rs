@@ -1,6 +1,7 @@
 //! GOPROXY as far as a build's host names need it.
 
 use super::{network::TcpConnection, types::Source};
+use crate::host::{Proxy, ProxyTarget};
 
 /// The entries of GOPROXY, in order; credentials were removed before they came here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,19 +20,16 @@ enum Entry {
 }
 
 impl Proxies {
-    /// Reads GOPROXY (cmd/go/internal/modfetch/proxy.go, `proxyList`): entries end with `,` or `|`; a missing scheme
-    /// is https.
-    pub fn parse(setting: Option<&str>) -> Self {
-        let Some(setting) = setting else { return Self::default() };
-        let entries = setting
-            .split([',', '|'])
-            .map(str::trim)
-            .filter(|entry| !entry.is_empty())
-            .map(|entry| match entry {
-                "direct" => Entry::Direct,
-                "off" => Entry::Off,
-                file if file.starts_with("file:") => Entry::File,
-                web => Entry::Web(authority(web)),
+    /// The entries in their order; absent when GOPROXY is not known.
+    pub fn new(proxies: Option<&[Proxy]>) -> Self {
+        let Some(proxies) = proxies else { return Self::default() };
+        let entries = proxies
+            .iter()
+            .map(|proxy| match &proxy.target {
+                ProxyTarget::Url { url: _, host } => Entry::Web(host.clone()),
+                ProxyTarget::File { .. } => Entry::File,
+                ProxyTarget::Direct => Entry::Direct,
+                ProxyTarget::Off => Entry::Off,
             })
             .collect();
         Self { entries, known: true }
@@ -79,24 +77,22 @@ impl Proxies {
     }
 }
 
-/// `name[:port]` of a URL, the scheme's own port left out as Go's resolver of URLs does not add it.
-fn authority(url: &str) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    authority.rsplit('@').next().unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::settings::parse_proxies;
+
+    fn proxies(setting: &str) -> Proxies {
+        Proxies::new(Some(&parse_proxies(setting)))
+    }
 
     #[test]
     fn only_one_web_proxy_is_the_host_of_every_fetch() {
-        assert_eq!(Proxies::parse(Some("https://proxy.test/x,direct")).only_host(), Some("proxy.test"));
-        assert_eq!(Proxies::parse(Some("https://a.test:8443|http://b.test")).only_host(), None);
-        assert_eq!(Proxies::parse(Some("https://user:pass@a.test")).only_host(), Some("a.test"));
-        assert_eq!(Proxies::parse(Some("off")).only_host(), None);
-        assert_eq!(Proxies::parse(None).source(None), None);
-        assert_eq!(Proxies::parse(Some("file:///srv/mods")).source(None), Some(Source::File));
+        assert_eq!(proxies("https://proxy.test/x,direct").only_host(), Some("proxy.test"));
+        assert_eq!(proxies("https://a.test:8443|http://b.test").only_host(), None);
+        assert_eq!(proxies("https://user:pass@a.test").only_host(), Some("a.test"));
+        assert_eq!(proxies("off").only_host(), None);
+        assert_eq!(Proxies::new(None).source(None), None);
+        assert_eq!(proxies("file:///srv/mods").source(None), Some(Source::File));
     }
 }

@@ -20,6 +20,12 @@ impl DeviceNumber {
     pub fn from_kernel(device: u32) -> Self {
         Self { major: device >> 20, minor: device & 0xf_ffff }
     }
+
+    /// The kernel's own encoding.
+    #[must_use]
+    pub fn to_kernel(self) -> u32 {
+        self.major << 20 | self.minor & 0xf_ffff
+    }
 }
 
 /// Names of all disks and partitions, from `/proc/partitions`.

@@ -1,12 +1,16 @@
 //! The typed event stream: what the model folds and a recording holds.
 //!
 //! Bytes from the kernel or from `/proc` become these types exactly once; secrets end at that border, payloads too.
+//! Recordings hold them field by field without names: no type in here may leave a field out when it is serialised.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::types::{Machine, Probe, Scope};
+use crate::{
+    build::types::{Machine, ProbeState, Scope, Tier},
+    host::{GoSettings, MainModule},
+};
 
 /// Something that happened, in the order in which it happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +87,8 @@ pub struct Begin {
     pub tool_version: String,
     /// Where.
     pub machine: Machine,
-    /// Processors that processes may use.
-    pub probes: Vec<Probe>,
+    /// Tier, state and reason.
+    pub probes: Vec<(Tier, ProbeState, Option<String>)>,
     /// Wall clock minus CLOCK_MONOTONIC.
     pub wall_offset_ns: i64,
     /// The wrapped command, secrets removed; absent in the agent.
@@ -142,12 +146,14 @@ pub struct ProcessFacts {
     pub goroutines: bool,
     /// Working directory.
     pub directory: Option<String>,
-    /// Path of the main module.
-    pub main_module: Option<String>,
-    /// Directory of the main module's go.mod.
-    pub main_directory: Option<String>,
+    /// The main module, as its go.mod says.
+    pub main_module: Option<MainModule>,
     /// Effective settings of the go command: environment, `go env -w`, `go.env`; an allow-list, secrets removed.
-    pub settings: Vec<(String, String)>,
+    pub settings: Option<GoSettings>,
+    /// W3C trace context of the environment.
+    pub trace_parent: Option<String>,
+    /// Below a wrapper that exports this build itself.
+    pub wrapper_exports: bool,
     /// The process was gone before it could be read.
     pub too_late: bool,
 }
@@ -161,8 +167,9 @@ impl ProcessFacts {
             goroutines: false,
             directory: None,
             main_module: None,
-            main_directory: None,
-            settings: Vec::new(),
+            settings: None,
+            trace_parent: None,
+            wrapper_exports: false,
             too_late: false,
         }
     }

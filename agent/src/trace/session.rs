@@ -1,13 +1,13 @@
 //! The running observation.
 
-use std::{collections::HashMap, fs::File, io, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fs::File, io, os::fd::BorrowedFd, path::PathBuf, time::Duration};
 
 use gobuild_trace_common::{DropReason, Kind, LostKey};
 
 use super::inspect::Inspector;
 use crate::{
-    build::{Machine, Model, Probe, ProbeState, Scope, Tier},
-    host::machine,
+    build::{Machine, Model, ProbeState, Scope, Tier},
+    host::{block_device, machine},
     probe::{self, EventRing, ProbeError, Probes, ProgramState},
     ring::{
         Event, decode,
@@ -74,18 +74,19 @@ impl Session {
         })?;
         let ring = probes.ring().ok_or_else(|| ProbeError::Map { name: "EVENTS", reason: "is in use".to_owned() })?;
         let machine = machine::facts();
+        let clock = machine::clock_sample();
         let begin = Begin {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: Machine { kernel: machine.kernel, cpus: machine.cpus, hostname: machine.hostname },
             probes: tiers(&probes, options.tier),
-            wall_offset_ns: machine.wall_offset_ns,
+            wall_offset_ns: clock.realtime_ns.saturating_sub_unsigned(clock.monotonic_ns),
             command: options.command.clone(),
             scope: options.scope,
             boot_id: machine.boot_id,
-            devices: machine.devices,
+            devices: devices(),
             traceparent: None,
         };
-        let begin_ns = machine::monotonic_ns();
+        let begin_ns = clock.monotonic_ns;
         let mut session = Self {
             inspector: Inspector::new(options.tier >= Tier::Goroutine),
             probes,
@@ -105,12 +106,12 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits for records, at most about `timeout`, and takes them in.
+    /// Waits for records or until `also` is readable, for a moment at most, and takes the records in.
     ///
     /// # Errors
     /// When the ring cannot be waited for.
-    pub fn poll(&mut self, timeout: Duration) -> io::Result<usize> {
-        self.ring.wait(timeout.min(POLL))?;
+    pub fn poll(&mut self, also: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+        self.ring.wait(POLL, also)?;
         let records = self.drain();
         self.tick();
         Ok(records)
@@ -194,7 +195,7 @@ impl Session {
         // Records are written before the call that made them returns, so what the command did is in the ring; only
         // completions in interrupts trail.
         for _ in 0..3 {
-            if self.ring.wait(POLL).is_err() {
+            if self.ring.wait(POLL, None).is_err() {
                 break;
             }
             self.drain();
@@ -235,8 +236,14 @@ impl Session {
     }
 }
 
+/// Names of the block devices by the kernel's number (include/linux/kdev_t.h).
+fn devices() -> Vec<(u32, String)> {
+    let names = block_device::names().unwrap_or_default();
+    names.into_iter().map(|(number, name)| (number.major << 20 | number.minor, name)).collect()
+}
+
 /// Tiers as the report shows them.
-fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
+fn tiers(probes: &Probes, allowed: Tier) -> Vec<(Tier, ProbeState, Option<String>)> {
     let missing: Vec<String> = probes
         .statuses()
         .iter()
@@ -245,22 +252,18 @@ fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
             ProgramState::Missing(reason) => Some(format!("{}: {reason}", program.name)),
         })
         .collect();
-    let paths = Probe {
-        name: Tier::Paths,
-        state: if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded },
-        reason: (!missing.is_empty()).then(|| missing.join("; ")),
+    let paths = if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded };
+    let goroutine = match allowed {
+        Tier::Paths => (Tier::Goroutine, ProbeState::Off, Some("switched off by --probes".to_owned())),
+        Tier::Goroutine | Tier::Spans | Tier::Requests => (Tier::Goroutine, ProbeState::Ok, None),
     };
-    let capped = |name| {
-        let on = allowed >= Tier::Goroutine;
-        Probe {
-            name,
-            state: if on { ProbeState::Ok } else { ProbeState::Off },
-            reason: (!on).then(|| "switched off by --probes".to_owned()),
-        }
-    };
-    // Not part of this version: no reason, or every report would say so.
-    let absent = |name| Probe { name, state: ProbeState::Off, reason: None };
-    vec![paths, capped(Tier::Goroutine), absent(Tier::Spans), absent(Tier::Requests)]
+    vec![
+        (Tier::Paths, paths, (!missing.is_empty()).then(|| missing.join("; "))),
+        goroutine,
+        // Not part of this version: no reason, or every report would say so.
+        (Tier::Spans, ProbeState::Off, None),
+        (Tier::Requests, ProbeState::Off, None),
+    ]
 }
 
 fn kind_name(kind: u16) -> &'static str {
@@ -280,6 +283,10 @@ fn kind_name(kind: u16) -> &'static str {
         _ => "",
     }
 }
+
+/// Every reason that a loss can have.
+pub const LOSS_REASONS: [&str; 6] =
+    ["ring_full", "map_full", "read_failed", "loop_bound", "program_skipped", "undecodable"];
 
 fn reason_name(reason: u16) -> &'static str {
     match u32::from(reason) {

@@ -8,7 +8,7 @@ mod stages;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -46,8 +46,9 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<ExitCode> {
     let logs = workspace.target.join("test-logs");
     std::fs::create_dir_all(&logs)?;
     let mut total = Counts::default();
+    let mut met = vec![Requirement::Bpf];
     for stage in chosen.into_iter().filter(|stage| stage.is_present(workspace)) {
-        total += run_stage(workspace, stage, logs.join(format!("{}.log", stage.name)))?;
+        total += run_stage(workspace, stage, &mut met, &logs.join(format!("{}.log", stage.name)))?;
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -69,14 +70,14 @@ fn choose(names: &[String]) -> Result<Vec<&'static Stage>> {
         .collect()
 }
 
-fn run_stage(workspace: &Workspace, stage: &Stage, log_path: PathBuf) -> Result<Counts> {
+fn run_stage(workspace: &Workspace, stage: &Stage, met: &mut Vec<Requirement>, log_path: &Path) -> Result<Counts> {
     let started = Instant::now();
-    let mut log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
+    let mut log = File::create(log_path).with_context(|| format!("create {}", log_path.display()))?;
     let counts = if stage.privileges == Privileges::Root && !is_root() {
         lack_of_privileges(&mut log)?
     } else {
-        let outcome = run_actions(workspace, stage, &mut log);
-        let mut counts = Counts::of_log(&read_log(&log_path)?);
+        let outcome = run_actions(workspace, stage, met, &mut log);
+        let mut counts = Counts::of_log(&read_log(log_path)?);
         if let Err(error) = outcome {
             writeln!(log, "\n{error:#}")?;
             // Something failed that no test counted: a compiler error, a lint, a crash, the time limit.
@@ -85,7 +86,7 @@ fn run_stage(workspace: &Workspace, stage: &Stage, log_path: PathBuf) -> Result<
         counts
     };
     print_line(stage.name, &counts, started.elapsed().as_secs_f64());
-    let text = read_log(&log_path)?;
+    let text = read_log(log_path)?;
     for reason in counts::skip_reasons(&text) {
         println!("    skipped: {reason}");
     }
@@ -102,9 +103,12 @@ fn lack_of_privileges(log: &mut File) -> Result<Counts> {
     Ok(if is_ci() { Counts { failed: 1, ..Counts::default() } } else { Counts { skipped: 1, ..Counts::default() } })
 }
 
-fn run_actions(workspace: &Workspace, stage: &Stage, log: &mut File) -> Result<()> {
+fn run_actions(workspace: &Workspace, stage: &Stage, met: &mut Vec<Requirement>, log: &mut File) -> Result<()> {
     for requirement in stage.needs {
-        requirement.ensure(workspace)?;
+        if !met.contains(requirement) {
+            requirement.ensure(workspace)?;
+            met.push(*requirement);
+        }
     }
     let mut failures = Vec::new();
     for step in stage.steps.iter().filter(|step| step.is_present(workspace)) {
