@@ -35,7 +35,8 @@ pub fn open(call: &Call) {
     let flags = call.registers.third();
     let writes = flags & O_ACCMODE != 0;
     let creates = flags & (O_CREAT | O_TRUNC) != 0;
-    if !call.is_go() && !(writes && creates && call.result >= 0) {
+    let is_output = writes && creates && call.result >= 0;
+    if !call.is_go() && !is_output {
         return;
     }
     let mut inode = Inode { number: 0, device: 0, generation: 0 };
@@ -50,6 +51,7 @@ pub fn open(call: &Call) {
         if call.is_go() {
             // SAFETY: a live map value.
             let birth_ns = unsafe { (*call.process).birth_ns };
+            close_reused(call, fd);
             let descriptor = Descriptor {
                 kind: FILE,
                 awaits_read: 0,
@@ -63,6 +65,8 @@ pub fn open(call: &Call) {
                 writes: 0,
                 last_write_ns: 0,
                 read_bytes: 0,
+                reported_ns: call.who.now_ns,
+                file: file_of(fd).unwrap_or(0),
             };
             if FDS.insert(&key(call, fd), &descriptor, 0).is_err() {
                 lost(call.who.tgid, Kind::FileIo, DropReason::MapFull);
@@ -190,6 +194,9 @@ pub fn copy(call: &Call) {
     }
 }
 
+/// A file that is written to says so about once a second: a slow body is no standstill.
+const PROGRESS_NS: u64 = 1_000_000_000;
+
 #[inline(always)]
 fn written(call: &Call, fd: u32, descriptor: *mut Descriptor) {
     // SAFETY: a live map value.
@@ -200,7 +207,12 @@ fn written(call: &Call, fd: u32, descriptor: *mut Descriptor) {
         (*descriptor).last_write_ns = call.who.now_ns;
         if first {
             emit_io(call, fd, descriptor, FileOperation::FirstWrite, 0);
+        } else if call.who.now_ns - (*descriptor).reported_ns < PROGRESS_NS {
+            return;
+        } else {
+            emit_io(call, fd, descriptor, FileOperation::Progress, 0);
         }
+        (*descriptor).reported_ns = call.who.now_ns;
     }
 }
 
@@ -226,11 +238,28 @@ pub fn truncate(call: &Call) {
     }
 }
 
+/// `close` frees the number before it returns: another thread may have opened it again, and that call may have returned,
+/// before the close is seen here. What the number stood for until then ends now.
+#[inline(always)]
+pub fn close_reused(call: &Call, fd: u32) {
+    let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    if unsafe { (*descriptor).kind } == FILE {
+        emit_io(call, fd, descriptor, FileOperation::Close, 0);
+    }
+}
+
 /// `close(fd)`.
 #[inline(always)]
 pub fn close(call: &Call) {
     let fd = call.registers.first() as u32;
     let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    let file = unsafe { (*descriptor).file };
+    if file != 0 && file_of(fd) == Some(file) {
+        // Opened again in the meantime: see `close_reused`.
+        return;
+    }
     // SAFETY: a live map value.
     if unsafe { (*descriptor).kind } == FILE {
         emit_io(call, fd, descriptor, FileOperation::Close, 0);

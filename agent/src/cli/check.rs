@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::settings::CheckSettings;
 use super::style::{Mark, mark};
-use crate::build::{Probe, ProbeState, Tier};
+use crate::build::{Probe, ProbeState, Scope, Tier};
 use crate::host::capability::{Capability, Lockdown, Privileges};
+use crate::trace::{self, Session};
 
 /// One requirement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,10 +57,22 @@ pub fn check(settings: &CheckSettings, load: impl FnOnce() -> Vec<Probe>) -> any
     Ok(if check.ok { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-/// The probes of this build.
+/// Loads the programs as a run would, and says which tiers that gives.
 #[must_use]
 pub fn probes() -> Vec<Probe> {
-    vec![Probe { name: Tier::Paths, state: ProbeState::Off, reason: Some("this build has no probes".into()) }]
+    let options = trace::Options {
+        scope: Scope::Tree,
+        tier: Tier::Requests,
+        ring_bytes: 1 << 20,
+        root_cookie: 0,
+        command: None,
+        measure: false,
+        likely_go_commands: Vec::new(),
+    };
+    match Session::start(&options, None) {
+        Ok(session) => session.model().document().probes,
+        Err(error) => vec![Probe { name: Tier::Paths, state: ProbeState::Off, reason: Some(error.to_string()) }],
+    }
 }
 
 impl Check {
@@ -83,7 +96,10 @@ impl Check {
             }
         }
         for probe in &self.probes {
-            let found = probe.reason.as_deref().unwrap_or("loads");
+            let found = probe.reason.as_deref().unwrap_or(match probe.state {
+                ProbeState::Ok | ProbeState::Degraded => "loads",
+                ProbeState::Off => "not part of this version",
+            });
             push(&mut text, state(probe.state, color), &format!("probes {}", tier(probe.name)), found, color);
         }
         let verdict = match self.ok {

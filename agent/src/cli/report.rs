@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use super::settings::{JsonTarget, ReportSettings};
 use crate::build::Document;
 use crate::report::{dir, json, text};
+use crate::ring::{recording, replay};
 
 /// Prints a report again, or the list of a directory's reports.
 ///
@@ -34,7 +35,15 @@ pub fn report(settings: &ReportSettings) -> anyhow::Result<ExitCode> {
 
 /// A report or a recording.
 fn read(bytes: &[u8]) -> anyhow::Result<Document> {
-    Ok(json::from_slice(bytes)?)
+    if !bytes.starts_with(&recording::MAGIC) {
+        return Ok(json::from_slice(bytes)?);
+    }
+    let replayed = replay::document(bytes)?;
+    if replayed.cut {
+        // The reader of the text must know; the text itself is what the events say.
+        eprintln!("gobuild-trace: the recording ends in the middle; this is the build up to there");
+    }
+    Ok(replayed.document)
 }
 
 fn print(settings: &ReportSettings, text: &str) -> anyhow::Result<ExitCode> {
