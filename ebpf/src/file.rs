@@ -35,7 +35,8 @@ pub fn open(call: &Call) {
     let flags = call.registers.third();
     let writes = flags & O_ACCMODE != 0;
     let creates = flags & (O_CREAT | O_TRUNC) != 0;
-    if !call.is_go() && !(writes && creates && call.result >= 0) {
+    let is_output = writes && creates && call.result >= 0;
+    if !call.is_go() && !is_output {
         return;
     }
     let mut inode = Inode { number: 0, device: 0, generation: 0 };

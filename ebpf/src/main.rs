@@ -8,20 +8,24 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "from aya-ebpf 0.3 on, map keys and values go by reference"
+)]
 #![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host build exists for clippy"))]
 
-mod process;
-mod syscall;
-mod file;
-mod lock;
-mod socket;
-mod block;
-mod iowait;
-mod goroutine;
-mod record;
-mod maps;
-mod kernel;
 mod arch;
+mod block;
+mod file;
+mod goroutine;
+mod iowait;
+mod kernel;
+mod lock;
+mod maps;
+mod process;
+mod record;
+mod socket;
+mod syscall;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -13,7 +13,8 @@ use super::{
     tools::Child,
     types::{
         Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, Host,
-        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Run, SCHEMA_VERSION, Stage, StageShare, Summary, Tool,
+        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Probe, Run, SCHEMA_VERSION, Stage, StageShare, Summary,
+        Tool,
     },
 };
 use crate::ring::event::Status;
@@ -58,7 +59,13 @@ impl Model {
             schema_version: SCHEMA_VERSION,
             tool: Tool { name: "gobuild-trace".to_owned(), version: self.begin.tool_version.clone() },
             machine: self.begin.machine.clone(),
-            probes: self.begin.probes.clone(),
+            probes: self
+                .begin
+                .probes
+                .iter()
+                .cloned()
+                .map(|(name, state, reason)| Probe { name, state, reason })
+                .collect(),
             run,
             lost_events: self.lost.clone(),
             complete: self.lost.total == 0,
@@ -273,7 +280,7 @@ impl BuildState {
 impl Model {
     fn sees_blocks(&self) -> bool {
         use super::types::{ProbeState, Tier};
-        self.begin.probes.iter().any(|probe| probe.name == Tier::Paths && probe.state != ProbeState::Off)
+        self.begin.probes.iter().any(|(tier, state, _)| *tier == Tier::Paths && *state != ProbeState::Off)
     }
 }
 

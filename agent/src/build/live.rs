@@ -1,8 +1,11 @@
 //! What is going on right now, for the live line and for the lines about what hangs.
 
+use std::collections::BTreeMap;
+
 use super::{
     download::Subject,
-    fold::Model,
+    fold::{BuildId, Model, subcommand},
+    tools::Purpose,
     types::{FetchKind, Stage},
 };
 
@@ -95,6 +98,33 @@ impl Model {
         }
         all.sort_by(|a, b| (a.since_ns, &a.key).cmp(&(b.since_ns, &b.key)));
         all
+    }
+
+    /// Builds that have not ended: id, and the words of the command line that say what it does.
+    pub fn running_builds(&self) -> Vec<(BuildId, String)> {
+        let running = self.builds.iter().filter(|(_, state)| state.end.is_none());
+        running.map(|(id, state)| (*id, subcommand(&state.arguments))).collect()
+    }
+
+    /// Tool processes that run now, by name.
+    pub fn running_tools(&self) -> BTreeMap<String, u64> {
+        let mut running = BTreeMap::new();
+        for child in self.builds.values().filter(|state| state.end.is_none()).flat_map(|state| &state.children) {
+            if let (Purpose::Tool(name) | Purpose::Vcs(name), None) = (&child.purpose, child.end_ns) {
+                *running.entry(name.clone()).or_default() += 1;
+            }
+        }
+        running
+    }
+
+    /// Whether the wrapper around a build exports it itself.
+    pub fn exported_by_wrapper(&self, id: BuildId) -> bool {
+        self.builds.get(&id).and_then(|state| state.facts.as_ref()).is_some_and(|facts| facts.wrapper_exports)
+    }
+
+    /// W3C trace context of a build's environment.
+    pub fn trace_parent(&self, id: BuildId) -> Option<&str> {
+        self.builds.get(&id)?.facts.as_ref()?.trace_parent.as_deref()
     }
 
     /// Counts of what runs and what is done.

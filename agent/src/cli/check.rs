@@ -10,7 +10,7 @@ use super::settings::CheckSettings;
 use super::style::{Mark, mark};
 use crate::build::{Probe, ProbeState, Scope, Tier};
 use crate::host::capability::{Capability, Lockdown, Privileges};
-use crate::trace::{Options, Session};
+use crate::trace::{self, Session};
 
 /// One requirement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,10 +57,10 @@ pub fn check(settings: &CheckSettings, load: impl FnOnce() -> Vec<Probe>) -> any
     Ok(if check.ok { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-/// Loads the probes as for a wrapped command and lets go of them again.
+/// Loads the programs as a run would, and says which tiers that gives.
 #[must_use]
 pub fn probes() -> Vec<Probe> {
-    let options = Options {
+    let options = trace::Options {
         scope: Scope::Tree,
         tier: Tier::Requests,
         ring_bytes: 1 << 20,
@@ -90,14 +90,14 @@ impl Check {
     pub fn render(&self, color: bool) -> String {
         let mut text = String::new();
         for finding in &self.requirements {
-            push(&mut text, state(finding.state), finding.name, &finding.found, color);
+            push(&mut text, state(finding.state, color), finding.name, &finding.found, color);
             if let Some(remedy) = &finding.remedy {
                 text.push_str(&format!("                          {remedy}\n"));
             }
         }
         for probe in &self.probes {
             let found = probe.reason.as_deref().unwrap_or("loads");
-            push(&mut text, state(probe.state), &format!("probes {}", tier(probe.name)), found, color);
+            push(&mut text, state(probe.state, color), &format!("probes {}", tier(probe.name)), found, color);
         }
         let verdict = match self.ok {
             true => "Builds can be traced here.",
@@ -113,7 +113,7 @@ fn push(text: &mut String, (word, kind): (&str, Mark), name: &str, found: &str, 
     text.push_str(&format!("{}{padding}{name:<17}{found}\n", mark(word, kind, color)));
 }
 
-fn state(state: ProbeState) -> (&'static str, Mark) {
+fn state(state: ProbeState, _color: bool) -> (&'static str, Mark) {
     match state {
         ProbeState::Ok => ("ok", Mark::Good),
         ProbeState::Degraded => ("degraded", Mark::Warning),

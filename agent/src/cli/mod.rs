@@ -10,9 +10,13 @@ pub mod settings;
 pub mod style;
 
 #[cfg(feature = "probe")]
+pub mod agent;
+#[cfg(feature = "probe")]
 pub mod check;
 #[cfg(feature = "probe")]
 pub mod child;
+#[cfg(feature = "probe")]
+pub mod live;
 #[cfg(feature = "probe")]
 pub mod output;
 #[cfg(feature = "probe")]
@@ -65,7 +69,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 fn perform(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Run(settings) => run::run(&settings),
-        Action::Agent(_) => anyhow::bail!("this build has no agent"),
+        Action::Agent(settings) => agent::agent(&settings),
         Action::Report(settings) => report::report(&settings),
         Action::Check(settings) => check::check(&settings, check::probes),
     }

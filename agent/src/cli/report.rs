@@ -8,10 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::settings::{JsonTarget, ReportSettings};
-use crate::build::{Document, Model};
+use crate::build::Document;
 use crate::report::{dir, json, text};
-use crate::ring::event::Body;
-use crate::ring::recording::{self, Recording};
+use crate::ring::{recording, replay};
 
 /// Prints a report again, or the list of a directory's reports.
 ///
@@ -34,28 +33,17 @@ pub fn report(settings: &ReportSettings) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A report or a recording; the first bytes say which.
+/// A report or a recording.
 fn read(bytes: &[u8]) -> anyhow::Result<Document> {
-    if bytes.starts_with(&recording::MAGIC) {
-        return Ok(replay(bytes)?);
+    if !bytes.starts_with(&recording::MAGIC) {
+        return Ok(json::from_slice(bytes)?);
     }
-    Ok(json::from_slice(bytes)?)
-}
-
-/// Folds a recording again, as far as it goes.
-///
-/// # Errors
-/// It is of another version, or not one event of it is whole.
-pub fn replay(bytes: &[u8]) -> Result<Document, recording::RecordingError> {
-    let mut events = Recording::open(bytes)?;
-    let Some(first) = events.next() else { return Err(recording::RecordingError::NotARecording) };
-    let Body::Begin(begin) = &first.body else { return Err(recording::RecordingError::NotARecording) };
-    let mut model = Model::new(first.at_ns, begin.clone());
-    model.apply(&first);
-    for event in events {
-        model.apply(&event);
+    let replayed = replay::document(bytes)?;
+    if replayed.cut {
+        // The reader of the text must know; the text itself is what the events say.
+        eprintln!("gobuild-trace: the recording ends in the middle; this is the build up to there");
     }
-    Ok(model.document())
+    Ok(replayed.document)
 }
 
 fn print(settings: &ReportSettings, text: &str) -> anyhow::Result<ExitCode> {

@@ -12,7 +12,6 @@ pub struct Environ {
     /// Values with secrets removed. A variable that is set and empty is there, and empty.
     pub variables: BTreeMap<Variable, String>,
     /// Our own `GOBUILD_TRACE_…` variables, by which a wrapper tells an agent about itself.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub markers: BTreeMap<String, String>,
 }
 

@@ -28,13 +28,10 @@ pub struct MainModule {
     /// The go.mod that says so.
     pub go_mod: String,
     /// The `go` line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub go: Option<String>,
     /// The `toolchain` line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub toolchain: Option<String>,
     /// The go.work in force.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
 }
 

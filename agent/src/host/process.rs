@@ -142,6 +142,12 @@ impl Process {
         .too_late_if_absent()
     }
 
+    /// Its name (`comm`), at most 15 bytes.
+    #[must_use]
+    pub fn name(&self) -> Fact<String> {
+        self.read_entry("comm", STATUS_BYTES_MAX).map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    }
+
     /// Parent, user, groups and process ids in other namespaces.
     #[must_use]
     pub fn status(&self) -> Fact<ProcessStatus> {

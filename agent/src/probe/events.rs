@@ -1,6 +1,10 @@
 //! The reader's end of the ring.
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
 
 use aya::maps::{MapData, RingBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,10 +19,11 @@ impl EventRing {
         Self { ring }
     }
 
-    /// Waits until the kernel wakes the reader (an urgent record, or an eighth of the ring unread) or `timeout` has
-    /// passed. Other records do not wake it: drain after a timeout too.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
+    /// Waits until the kernel wakes the reader (an urgent record, or an eighth of the ring unread), `also` becomes
+    /// readable or `timeout` has passed. Other records do not wake it: drain after a timeout too.
+    pub fn wait(&self, timeout: Duration, also: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let ring = PollFd::new(self.ring.as_fd(), PollFlags::POLLIN);
+        let mut fds: Vec<_> = std::iter::once(ring).chain(also.map(|fd| PollFd::new(fd, PollFlags::POLLIN))).collect();
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),

@@ -1,13 +1,14 @@
 //! The typed event stream: what the model folds and a recording holds.
 //!
 //! Bytes from the kernel or from `/proc` become these types exactly once; secrets end at that border, payloads too.
+//! Recordings hold them field by field without names: no type in here may leave a field out when it is serialised.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    build::types::{Machine, Probe, Scope},
+    build::types::{Machine, ProbeState, Scope, Tier},
     host::{GoSettings, MainModule},
 };
 
@@ -86,8 +87,8 @@ pub struct Begin {
     pub tool_version: String,
     /// Where.
     pub machine: Machine,
-    /// Processors that processes may use.
-    pub probes: Vec<Probe>,
+    /// Tier, state and reason.
+    pub probes: Vec<(Tier, ProbeState, Option<String>)>,
     /// Wall clock minus CLOCK_MONOTONIC.
     pub wall_offset_ns: i64,
     /// The wrapped command, secrets removed; absent in the agent.
@@ -151,8 +152,8 @@ pub struct ProcessFacts {
     pub settings: Option<GoSettings>,
     /// W3C trace context of the environment.
     pub trace_parent: Option<String>,
-    /// Our own variables in the environment, by which a wrapper tells an agent about itself.
-    pub markers: Vec<(String, String)>,
+    /// Below a wrapper that exports this build itself.
+    pub wrapper_exports: bool,
     /// The process was gone before it could be read.
     pub too_late: bool,
 }
@@ -168,7 +169,7 @@ impl ProcessFacts {
             main_module: None,
             settings: None,
             trace_parent: None,
-            markers: Vec::new(),
+            wrapper_exports: false,
             too_late: false,
         }
     }

@@ -29,6 +29,9 @@ pub enum RecordingError {
         /// Version in the file.
         found: u32,
     },
+    /// It ends before its first event.
+    #[error("the recording ends before its first event")]
+    Empty,
     /// The file could not be read.
     #[error("cannot read the recording")]
     Io(#[from] io::Error),

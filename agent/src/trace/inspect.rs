@@ -1,6 +1,6 @@
 //! Looks at what was just executed: what the file is, once for each file, and for a go command how it is set up.
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{collections::HashMap, fs::File, path::PathBuf};
 
 use gobuild_trace_common::{FileFacts, FileKey, Role};
 
@@ -30,10 +30,11 @@ impl Inspector {
 
     /// Tells the kernel of the go commands that a build is likely to run, so that their first instructions are seen
     /// with their goroutines.
-    pub fn prepare(&mut self, candidates: &[std::path::PathBuf], probes: &mut Probes) {
+    pub fn prepare(&mut self, candidates: &[PathBuf], probes: &mut Probes) {
         for path in candidates {
             let Ok(path) = path.canonicalize() else { continue };
-            let Some(recognised) = recognise(&path, &path.to_string_lossy()) else { continue };
+            let recognised = File::open(&path).and_then(|file| gobin::recognise(&file, &path.to_string_lossy()));
+            let Ok(recognised) = recognised else { continue };
             if let Ok(key) = probe::file_key(&path) {
                 self.decide(key, &recognised, probes);
             }
@@ -53,8 +54,10 @@ impl Inspector {
         let recognised = match self.known.get(&file) {
             Some(recognised) => recognised.clone(),
             None => {
-                let path = format!("/proc/{pid}/exe");
-                let Some(recognised) = recognise(Path::new(&path), &exec.path) else {
+                let opened = Process::open(pid).and_then(|process| process.open_executable()).known();
+                // A process that has gone on to another executable would answer for that one.
+                let opened = opened.filter(|opened| (opened.size, opened.ctime_s) == (file.size, file.ctime_s));
+                let Some(recognised) = opened.and_then(|opened| gobin::recognise(&opened.file, &exec.path).ok()) else {
                     return ProcessFacts { too_late: true, ..ProcessFacts::unknown() };
                 };
                 self.decide(file.key(), &recognised, probes);
@@ -109,15 +112,31 @@ fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
         }
         facts.settings = Some(settings);
         facts.trace_parent = environ.get(Variable::TraceParent).map(str::to_owned);
-        facts.markers = environ.markers.into_iter().collect();
     } else {
         facts.too_late = true;
     }
+    facts.wrapper_exports = below_exporting_wrapper(pid);
     facts.directory = directory.map(|directory| directory.to_string_lossy().into_owned());
 }
 
-fn recognise(file: &Path, path: &str) -> Option<Recognised> {
-    gobin::recognise(&File::open(file).ok()?, path).ok()
+/// Thread name of a wrapper that exports its builds; at most 15 bytes. A name, for the build's environment must stay as
+/// it is.
+pub const EXPORTING_WRAPPER: &str = "gobuild-trace/x";
+
+fn below_exporting_wrapper(pid: u32) -> bool {
+    const DEPTH: usize = 32;
+    let mut pid = pid;
+    for _ in 0..DEPTH {
+        let Some(process) = Process::open(pid).known() else { return false };
+        if process.name().known().is_some_and(|name| name == EXPORTING_WRAPPER) {
+            return true;
+        }
+        match process.status().known() {
+            Some(status) if status.parent > 1 => pid = status.parent,
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn program(recognised: &Recognised) -> Program {

@@ -4,8 +4,9 @@
 //! Owns the order of things and the clock; prints nothing (that is `cli`'s) and decides nothing about builds (that is
 //! `build`'s).
 
-mod inspect;
 mod session;
+mod inspect;
 pub mod stall;
 
-pub use session::{Options, Session};
+pub use inspect::EXPORTING_WRAPPER;
+pub use session::{LOSS_REASONS, Options, Session};

@@ -1,12 +1,12 @@
 //! The running observation.
 
-use std::{collections::HashMap, fs::File, io, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fs::File, io, os::fd::BorrowedFd, path::PathBuf, time::Duration};
 
 use gobuild_trace_common::{DropReason, Kind, LostKey};
 
 use super::inspect::Inspector;
 use crate::{
-    build::{Machine, Model, Probe, ProbeState, Scope, Tier},
+    build::{Machine, Model, ProbeState, Scope, Tier},
     host::{block_device, machine},
     probe::{self, EventRing, ProbeError, Probes, ProgramState},
     ring::{
@@ -73,8 +73,8 @@ impl Session {
             ..probe::Config::default()
         })?;
         let ring = probes.ring().ok_or_else(|| ProbeError::Map { name: "EVENTS", reason: "is in use".to_owned() })?;
-        let machine = machine::machine_facts().map_err(|error| unreadable("machine", &error))?;
-        let clock = machine::clock_sample().map_err(|error| unreadable("clock", &error))?;
+        let machine = machine::facts();
+        let clock = machine::clock_sample();
         let begin = Begin {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: Machine { kernel: machine.kernel, cpus: machine.cpus, hostname: machine.hostname },
@@ -82,7 +82,7 @@ impl Session {
             wall_offset_ns: clock.realtime_ns.saturating_sub_unsigned(clock.monotonic_ns),
             command: options.command.clone(),
             scope: options.scope,
-            boot_id: machine.boot_id.unwrap_or_default(),
+            boot_id: machine.boot_id,
             devices: devices(),
             traceparent: None,
         };
@@ -106,12 +106,12 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits for records, at most about `timeout`, and takes them in.
+    /// Waits for records or until `also` is readable, for a moment at most, and takes the records in.
     ///
     /// # Errors
     /// When the ring cannot be waited for.
-    pub fn poll(&mut self, timeout: Duration) -> io::Result<usize> {
-        self.ring.wait(timeout.min(POLL))?;
+    pub fn poll(&mut self, also: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+        self.ring.wait(POLL, also)?;
         let records = self.drain();
         self.tick();
         Ok(records)
@@ -148,7 +148,7 @@ impl Session {
 
     /// Losses and the time, ten times a second.
     fn tick(&mut self) {
-        let now_ns = monotonic_ns();
+        let now_ns = machine::monotonic_ns();
         if now_ns.saturating_sub(self.last_tick_ns) < TICK.as_nanos() as u64 {
             return;
         }
@@ -195,12 +195,12 @@ impl Session {
         // Records are written before the call that made them returns, so what the command did is in the ring; only
         // completions in interrupts trail.
         for _ in 0..3 {
-            if self.ring.wait(POLL).is_err() {
+            if self.ring.wait(POLL, None).is_err() {
                 break;
             }
             self.drain();
         }
-        let now_ns = monotonic_ns();
+        let now_ns = machine::monotonic_ns();
         self.tell_losses(now_ns);
         let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let end = End { status, duration_ns };
@@ -236,15 +236,6 @@ impl Session {
     }
 }
 
-fn unreadable(name: &'static str, error: &io::Error) -> ProbeError {
-    ProbeError::Map { name, reason: error.to_string() }
-}
-
-/// CLOCK_MONOTONIC.
-fn monotonic_ns() -> u64 {
-    machine::clock_sample().map_or(0, |sample| sample.monotonic_ns)
-}
-
 /// Names of the block devices by the kernel's number (include/linux/kdev_t.h).
 fn devices() -> Vec<(u32, String)> {
     let names = block_device::names().unwrap_or_default();
@@ -252,7 +243,7 @@ fn devices() -> Vec<(u32, String)> {
 }
 
 /// Tiers as the report shows them.
-fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
+fn tiers(probes: &Probes, allowed: Tier) -> Vec<(Tier, ProbeState, Option<String>)> {
     let missing: Vec<String> = probes
         .statuses()
         .iter()
@@ -261,22 +252,18 @@ fn tiers(probes: &Probes, allowed: Tier) -> Vec<Probe> {
             ProgramState::Missing(reason) => Some(format!("{}: {reason}", program.name)),
         })
         .collect();
-    let paths = Probe {
-        name: Tier::Paths,
-        state: if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded },
-        reason: (!missing.is_empty()).then(|| missing.join("; ")),
+    let paths = if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded };
+    let goroutine = match allowed {
+        Tier::Paths => (Tier::Goroutine, ProbeState::Off, Some("switched off by --probes".to_owned())),
+        Tier::Goroutine | Tier::Spans | Tier::Requests => (Tier::Goroutine, ProbeState::Ok, None),
     };
-    let capped = |name| {
-        let on = allowed >= Tier::Goroutine;
-        Probe {
-            name,
-            state: if on { ProbeState::Ok } else { ProbeState::Off },
-            reason: (!on).then(|| "switched off by --probes".to_owned()),
-        }
-    };
-    // Not part of this version: no reason, or every report would say so.
-    let absent = |name| Probe { name, state: ProbeState::Off, reason: None };
-    vec![paths, capped(Tier::Goroutine), absent(Tier::Spans), absent(Tier::Requests)]
+    vec![
+        (Tier::Paths, paths, (!missing.is_empty()).then(|| missing.join("; "))),
+        goroutine,
+        // Not part of this version: no reason, or every report would say so.
+        (Tier::Spans, ProbeState::Off, None),
+        (Tier::Requests, ProbeState::Off, None),
+    ]
 }
 
 fn kind_name(kind: u16) -> &'static str {
@@ -296,6 +283,10 @@ fn kind_name(kind: u16) -> &'static str {
         _ => "",
     }
 }
+
+/// Every reason that a loss can have.
+pub const LOSS_REASONS: [&str; 6] =
+    ["ring_full", "map_full", "read_failed", "loop_bound", "program_skipped", "undecodable"];
 
 fn reason_name(reason: u16) -> &'static str {
     match u32::from(reason) {
