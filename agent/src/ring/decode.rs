@@ -121,6 +121,7 @@ pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
                 op if op == wire::FileOperation::FirstWrite as u8 => FileOperation::FirstWrite,
                 op if op == wire::FileOperation::Truncate as u8 => FileOperation::Truncate,
                 op if op == wire::FileOperation::Close as u8 => FileOperation::Close,
+                op if op == wire::FileOperation::Progress as u8 => FileOperation::Progress,
                 other => return Err(DecodeError::Unknown { what: "file operation", value: other.into() }),
             };
             Body::File(FileEvent {

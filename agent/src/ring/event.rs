@@ -284,6 +284,8 @@ pub enum FileOperation {
     Truncate,
     /// Closed.
     Close,
+    /// Still being written to.
+    Progress,
 }
 
 /// A wait for a file lock.
