@@ -1,5 +1,6 @@
 //! The kernel programs on the running kernel, with real commands. Needs root; a skip says why and fails in CI.
 #![cfg(feature = "probe")]
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's verdict")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -125,7 +126,7 @@ fn trace(command: &mut Command, prepare: impl FnOnce(&mut Probes)) -> Trace {
         pipe.read_to_string(&mut text).map(|_| text)
     });
     let status = loop {
-        ring.wait(Duration::from_millis(20)).unwrap();
+        ring.wait(Duration::from_millis(20), None).unwrap();
         ring.drain(|record| records.push(record.to_vec()));
         if let Some(status) = child.try_wait().unwrap() {
             break status;
@@ -578,7 +579,7 @@ fn what_is_no_go_command_is_let_go() {
     let tgid = child.id();
     let mut key = None;
     for _ in 0..100 {
-        ring.wait(Duration::from_millis(20)).unwrap();
+        ring.wait(Duration::from_millis(20), None).unwrap();
         ring.drain(|record| {
             if header(record).tgid == tgid && header(record).kind == Kind::ExecSmall as u16 {
                 key = Exec::read_from_prefix(record).ok().map(|(exec, _)| exec.file);

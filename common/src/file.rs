@@ -80,6 +80,8 @@ pub enum FileOperation {
     Truncate = 2,
     /// `close` of a file that was opened for writing. Carries the sums.
     Close = 3,
+    /// A write, about a second after the last event on this file. Carries the sums so far.
+    Progress = 4,
 }
 
 wire! {

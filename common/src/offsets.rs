@@ -101,6 +101,7 @@ offsets! {
     tcp_srtt_us: "tcp_sock"."srtt_us",
     tcp_total_retrans: "tcp_sock"."total_retrans",
     request_bio: "request"."bio",
+    request_start_time: "request"."start_time_ns",
     bio_next: "bio"."bi_next",
     bio_opf: "bio"."bi_opf",
     bio_bdev: "bio"."bi_bdev",

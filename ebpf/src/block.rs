@@ -62,6 +62,18 @@ pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
     let request: u64 = if setting!(issue_argument) == 1 { ctx.arg(1) } else { ctx.arg(0) };
     // SAFETY: plain helper.
     let now_ns = unsafe { bpf_ktime_get_ns() };
+    if let Some(issued_ns) = RQS.get_ptr_mut(&request) {
+        // A request that was merged into another after a requeue never completes, and its memory becomes the next one:
+        // what was issued before this request existed was not this request.
+        let born_ns: u64 = read_or_zero(request, offset!(request_start_time));
+        // SAFETY: a live map value.
+        unsafe {
+            if *issued_ns < born_ns {
+                *issued_ns = now_ns;
+            }
+        }
+        return 0;
+    }
     let _ = RQS.insert(&request, &now_ns, u64::from(BPF_NOEXIST));
     0
 }

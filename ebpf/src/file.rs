@@ -51,6 +51,7 @@ pub fn open(call: &Call) {
         if call.is_go() {
             // SAFETY: a live map value.
             let birth_ns = unsafe { (*call.process).birth_ns };
+            close_reused(call, fd);
             let descriptor = Descriptor {
                 kind: FILE,
                 awaits_read: 0,
@@ -64,6 +65,8 @@ pub fn open(call: &Call) {
                 writes: 0,
                 last_write_ns: 0,
                 read_bytes: 0,
+                reported_ns: call.who.now_ns,
+                file: file_of(fd).unwrap_or(0),
             };
             if FDS.insert(&key(call, fd), &descriptor, 0).is_err() {
                 lost(call.who.tgid, Kind::FileIo, DropReason::MapFull);
@@ -191,6 +194,9 @@ pub fn copy(call: &Call) {
     }
 }
 
+/// A file that is written to says so about once a second: a slow body is no standstill.
+const PROGRESS_NS: u64 = 1_000_000_000;
+
 #[inline(always)]
 fn written(call: &Call, fd: u32, descriptor: *mut Descriptor) {
     // SAFETY: a live map value.
@@ -201,7 +207,12 @@ fn written(call: &Call, fd: u32, descriptor: *mut Descriptor) {
         (*descriptor).last_write_ns = call.who.now_ns;
         if first {
             emit_io(call, fd, descriptor, FileOperation::FirstWrite, 0);
+        } else if call.who.now_ns - (*descriptor).reported_ns < PROGRESS_NS {
+            return;
+        } else {
+            emit_io(call, fd, descriptor, FileOperation::Progress, 0);
         }
+        (*descriptor).reported_ns = call.who.now_ns;
     }
 }
 
@@ -227,11 +238,28 @@ pub fn truncate(call: &Call) {
     }
 }
 
+/// `close` frees the number before it returns: another thread may have opened it again, and that call may have returned,
+/// before the close is seen here. What the number stood for until then ends now.
+#[inline(always)]
+pub fn close_reused(call: &Call, fd: u32) {
+    let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    if unsafe { (*descriptor).kind } == FILE {
+        emit_io(call, fd, descriptor, FileOperation::Close, 0);
+    }
+}
+
 /// `close(fd)`.
 #[inline(always)]
 pub fn close(call: &Call) {
     let fd = call.registers.first() as u32;
     let Some(descriptor) = descriptor(call, fd) else { return };
+    // SAFETY: a live map value.
+    let file = unsafe { (*descriptor).file };
+    if file != 0 && file_of(fd) == Some(file) {
+        // Opened again in the meantime: see `close_reused`.
+        return;
+    }
     // SAFETY: a live map value.
     if unsafe { (*descriptor).kind } == FILE {
         emit_io(call, fd, descriptor, FileOperation::Close, 0);

@@ -105,6 +105,10 @@ pub struct Descriptor {
     pub writes: u64,
     pub last_write_ns: u64,
     pub read_bytes: u64,
+    /// Last event about a file.
+    pub reported_ns: u64,
+    /// Address of `struct file`, to tell a number that was used again; 0 when unknown.
+    pub file: u64,
 }
 
 /// Owner of a TCP socket.

@@ -309,7 +309,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: plain helper.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let who = Who { tgid, tid: id as u32, now_ns };
-    let times = cpu_times(task, signal, tgid);
+    let times = cpu_times(signal, tgid);
     let leader: u64 = read(task, offset!(task_group_leader)).unwrap_or(task);
     let Some(mut entry) = reserve::<Exit>(Kind::Exit, &who, &Goroutine::NONE) else { return 0 };
     let exit = body(&mut entry);
@@ -352,11 +352,10 @@ const MAX_THREADS: u32 = 256;
 /// Ticks say how run time divides into user and system, the scheduler how much it was: `cputime_adjust` of
 /// kernel/sched/cputime.c. Threads that were released are in the group's sums, the others are walked.
 #[inline(always)]
-fn cpu_times(task: u64, signal: u64, tgid: u32) -> CpuTimes {
+fn cpu_times(signal: u64, tgid: u32) -> CpuTimes {
     let mut user: u64 = read_or_zero(signal, offset!(signal_utime));
     let mut system: u64 = read_or_zero(signal, offset!(signal_stime));
     let mut run: u64 = read_or_zero(signal, offset!(signal_sum_sched_runtime));
-    let _ = task;
     let head = signal + u64::from(offset!(signal_thread_head));
     let mut node: u64 = read_or_zero(head, 0);
     let mut walked = 0;

@@ -11,7 +11,7 @@ use gobuild_trace_common::{
 };
 
 use crate::{
-    file::{descriptor, key},
+    file::{close_reused, descriptor, key},
     goroutine::Goroutine,
     kernel::{file_of, offset, read as read_kernel, read_or_zero, read_user},
     maps::{Descriptor, FDS, PROCS, SEEN, SOCKET, SOCKS, SeenKey, SocketOwner},
@@ -38,6 +38,7 @@ pub fn socket(call: &Call) {
 fn insert(call: &Call, fd: u32, socket_type: u16) {
     // SAFETY: a live map value.
     let birth_ns = unsafe { (*call.process).birth_ns };
+    close_reused(call, fd);
     let descriptor = Descriptor {
         kind: SOCKET,
         awaits_read: 0,
@@ -51,6 +52,8 @@ fn insert(call: &Call, fd: u32, socket_type: u16) {
         writes: 0,
         last_write_ns: 0,
         read_bytes: 0,
+        reported_ns: 0,
+        file: file_of(fd).unwrap_or(0),
     };
     if FDS.insert(&key(call, fd), &descriptor, 0).is_err() {
         lost(call.who.tgid, Kind::SocketIo, DropReason::MapFull);

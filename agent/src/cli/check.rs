@@ -96,7 +96,10 @@ impl Check {
             }
         }
         for probe in &self.probes {
-            let found = probe.reason.as_deref().unwrap_or("loads");
+            let found = probe.reason.as_deref().unwrap_or(match probe.state {
+                ProbeState::Ok | ProbeState::Degraded => "loads",
+                ProbeState::Off => "not part of this version",
+            });
             push(&mut text, state(probe.state, color), &format!("probes {}", tier(probe.name)), found, color);
         }
         let verdict = match self.ok {

@@ -1,14 +1,14 @@
 //! The user who called us through sudo or doas, with the environment that user had before.
 //!
-//! sudo clears the environment (`env_reset`), replaces PATH (`secure_path`) and HOME; its own process, our parent or
-//! with `use_pty` our grandparent, still has what the user had. Users and groups come from `/etc/passwd` and
+//! sudo clears the environment (`env_reset`), replaces PATH (`secure_path`) and HOME; its own process, our parent
+//! (with `use_pty` a fork of it), still has what the user had. Users and groups come from `/etc/passwd` and
 //! `/etc/group` read as files: a static program has no name service.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use super::process::{Process, ProcessStatus};
+use super::process::Process;
 
 /// Who called us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub fn invoking_user() -> Option<InvokingUser> {
     let caller = Caller::from_environment(&own, &read_users())?;
     let groups = read_file("/etc/group");
     let escalation = escalation_process();
-    let (environment, source) = match escalation.as_ref().and_then(|found| found.environment(caller.uid)) {
+    let (environment, source) = match escalation.as_ref().and_then(|found| found.environment()) {
         Some(original) => (with_explicit_variables(original, &own), EnvironmentSource::SudoProcess),
         None => (own_environment(own, &caller), EnvironmentSource::Own),
     };
@@ -104,52 +104,55 @@ impl Caller {
     }
 }
 
-/// The sudo or doas process that made us root: the uppermost of an unbroken chain of them right above us. When a
-/// shell or make stands between, what that set in the environment is ours already, and is the better one.
+/// The sudo or doas process that made us root, our parent. When a shell or make stands between, what that set in the
+/// environment is ours already, and is the better one.
 struct Escalation {
     process: Process,
-    parent: u32,
+    /// The process that called it.
+    caller: Option<Process>,
 }
 
 fn escalation_process() -> Option<Escalation> {
-    let mut found = None;
-    let mut pid = nix::unistd::getppid().as_raw().unsigned_abs();
-    // sudo, and its monitor under use_pty; more is not seen, but the bound is what matters.
-    for _ in 0..8 {
-        if pid <= 1 {
-            break;
-        }
-        let Some(process) = Process::open(pid).known() else { break };
-        let Some(executable) = process.executable_path().known() else { break };
-        if !matches!(executable.rsplit('/').next(), Some("sudo" | "sudo-rs" | "doas")) {
-            break;
-        }
-        let Some(ProcessStatus { parent, .. }) = process.status().known() else { break };
-        pid = parent;
-        found = Some(Escalation { process, parent });
+    let process = Process::open(nix::unistd::getppid().as_raw().unsigned_abs()).known()?;
+    if !is_escalation(&process) {
+        return None;
     }
-    found
+    let environ = process.raw_environ().known();
+    // Under use_pty the parent is sudo's monitor, a fork with the same environment; a sudo above it with another one
+    // was called before by somebody else.
+    let mut caller = parent_of(&process);
+    while let Some(above) = caller.take_if(|above| is_escalation(above) && above.raw_environ().known() == environ) {
+        caller = parent_of(&above);
+    }
+    Some(Escalation { process, caller })
+}
+
+fn is_escalation(process: &Process) -> bool {
+    let executable = process.executable_path().known().unwrap_or_default();
+    matches!(executable.rsplit('/').next(), Some("sudo" | "sudo-rs" | "doas"))
+}
+
+fn parent_of(process: &Process) -> Option<Process> {
+    Process::open(process.status().known()?.parent).known()
 }
 
 impl Escalation {
-    fn environment(&self, uid: u32) -> Option<Vec<(OsString, OsString)>> {
+    fn environment(&self) -> Option<Vec<(OsString, OsString)>> {
         let bytes = self.process.raw_environ().known()?;
-        let environment: Vec<_> = bytes
+        let environment = bytes
             .split(|byte| *byte == 0)
             .filter_map(|entry| {
                 let equals = entry.iter().position(|byte| *byte == b'=').filter(|at| *at > 0)?;
-                Some((OsString::from_vec(entry[..equals].to_vec()), OsString::from_vec(entry[equals + 1..].to_vec())))
+                Some((os(&entry[..equals]), os(&entry[equals + 1..])))
             })
             .collect();
-        // A root process that itself called sudo with SUDO_UID inherited has root's environment, not the user's.
-        let nested = environment.iter().any(|(name, value)| name == "SUDO_UID" && value.as_bytes() != b"0");
-        (!nested || uid == 0).then_some(environment)
+        Some(environment)
     }
 
     /// The supplementary groups of the process that called sudo, if it is the user's own: they include those of
     /// directories that no file knows.
     fn caller_groups(&self, uid: u32) -> Option<Vec<u32>> {
-        let status = Process::open(self.parent).and_then(|parent| parent.status()).known()?;
+        let status = self.caller.as_ref()?.status().known()?;
         (status.uid == uid).then_some(status.groups)
     }
 }

@@ -59,6 +59,9 @@ impl Default for Config {
 /// Why nothing can be observed. The messages say what to do.
 #[derive(Debug, Error)]
 pub enum ProbeError {
+    /// Built with `AYA_BUILD_SKIP`.
+    #[error("this build has no kernel programs in it; build without AYA_BUILD_SKIP")]
+    NoPrograms,
     /// No type information.
     #[error("the kernel exposes no BTF at {path} ({source}); needs a kernel with CONFIG_DEBUG_INFO_BTF")]
     NoBtf {
@@ -185,6 +188,9 @@ impl Probes {
     /// When nothing could be observed: no BTF, no permission, or a mandatory program refused. Others degrade, see
     /// [`Probes::statuses`].
     pub fn load(config: &Config) -> Result<Self, ProbeError> {
+        if OBJECT.is_empty() {
+            return Err(ProbeError::NoPrograms);
+        }
         const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
         let bytes = fs::read(BTF_PATH).map_err(|source| ProbeError::NoBtf { path: BTF_PATH, source })?;
         let kernel = Btf::parse(&bytes)?;
@@ -249,6 +255,7 @@ impl Probes {
     /// # Errors
     /// When the map is full.
     pub fn set_file(&mut self, key: FileKey, facts: FileFacts) -> io::Result<()> {
+        #[expect(clippy::needless_borrows_for_generic_args, reason = "from aya 0.15 on, map values go by reference")]
         self.files.insert(&Wire(key), &Wire(facts), 0).map_err(io::Error::other)
     }
 

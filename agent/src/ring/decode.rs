@@ -75,6 +75,13 @@ impl Executable {
     }
 }
 
+impl From<wire::FileKey> for Executable {
+    fn from(key: wire::FileKey) -> Self {
+        let wire::FileKey { device, generation, inode, size, ctime_s } = key;
+        Self { device, generation, inode, size, ctime_s }
+    }
+}
+
 /// Decodes one record.
 pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let (header, _) = wire::Header::read_from_prefix(bytes).map_err(|_| DecodeError::NoHeader(bytes.len()))?;
@@ -121,6 +128,7 @@ pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
                 op if op == wire::FileOperation::FirstWrite as u8 => FileOperation::FirstWrite,
                 op if op == wire::FileOperation::Truncate as u8 => FileOperation::Truncate,
                 op if op == wire::FileOperation::Close as u8 => FileOperation::Close,
+                op if op == wire::FileOperation::Progress as u8 => FileOperation::Progress,
                 other => return Err(DecodeError::Unknown { what: "file operation", value: other.into() }),
             };
             Body::File(FileEvent {

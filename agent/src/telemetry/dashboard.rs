@@ -190,7 +190,7 @@ fn builds() -> Vec<Panel> {
             view: View::Stat,
             targets: vec![(
                 format!(
-                    "{} / {}",
+                    "({} or vector(0)) / {}",
                     rate(duration, "_count", &format!("{}=\"success\"", Result.label()), &[]),
                     rate(duration, "_count", "", &[])
                 ),

@@ -275,7 +275,7 @@ impl Download {
         let zip = matches!(attempt.subject, Subject::Module(_, FileKind::Zip));
         match event.operation {
             FileOperation::FirstWrite if zip => attempt.first_byte_ns = Some(attempt.first_byte_ns.unwrap_or(at_ns)),
-            FileOperation::FirstWrite => {}
+            FileOperation::FirstWrite | FileOperation::Progress => {}
             FileOperation::Truncate => {
                 // TryProxies (modfetch/proxy.go) empties the file after each attempt that failed.
                 attempt.fail(at_ns, ErrorType::Other, None);

@@ -1,0 +1,270 @@
+//! A real OpenTelemetry collector, built once from the Go module proxy into `target/tools`, and what it received.
+//!
+//! By hand, in an empty directory with `builder.yaml` from [`BUILDER_CONFIG`]:
+//! `GOBIN=$PWD go install go.opentelemetry.io/collector/cmd/builder@v0.155.0 && ./builder --config builder.yaml`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::figures::{Figure, Part};
+use crate::process::{Guard, free_port, skip};
+
+const VERSION: &str = "0.155.0";
+
+const BUILDER_CONFIG: &str = "\
+dist:
+  name: otelcol
+  output_path: ./out
+  otelcol_version: 0.155.0
+receivers:
+  - gomod: go.opentelemetry.io/collector/receiver/otlpreceiver v0.155.0
+exporters:
+  - gomod: go.opentelemetry.io/collector/exporter/debugexporter v0.155.0
+providers:
+  - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider v1.61.0
+conf_resolver:
+  default_uri_scheme: file
+";
+
+/// A running collector with OTLP over HTTP on loopback.
+pub struct Collector {
+    port: u16,
+    process: Guard,
+    output: Option<JoinHandle<Vec<String>>>,
+    _directory: TempDir,
+}
+
+/// What a collector received.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Lines of resource attributes, each `name: Str(value)`.
+    pub resources: Vec<String>,
+    /// All spans.
+    pub spans: Vec<Span>,
+    points: BTreeMap<(String, BTreeMap<String, String>), Point>,
+}
+
+/// A span, as far as the tests look.
+#[derive(Clone, Debug, Default)]
+pub struct Span {
+    /// 32 hex digits.
+    pub trace_id: String,
+    /// 16 hex digits.
+    pub id: String,
+    /// 16 hex digits, or nothing.
+    pub parent: String,
+    /// Name.
+    pub name: String,
+    /// `Unset` or `Error`.
+    pub status: String,
+    /// Attributes as text.
+    pub attributes: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Point {
+    value: f64,
+    count: f64,
+    sum: f64,
+}
+
+impl Collector {
+    /// Builds the collector if need be and starts it; nothing where it cannot be built.
+    pub fn start() -> Option<Self> {
+        let binary = match binary() {
+            Ok(binary) => binary,
+            Err(reason) => {
+                skip(&format!("no OpenTelemetry collector: {reason}"));
+                return None;
+            }
+        };
+        let directory = TempDir::new().unwrap();
+        let port = free_port();
+        let config = directory.path().join("collector.yaml");
+        let yaml = format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}\n\
+             exporters: {{debug: {{verbosity: detailed}}}}\n\
+             service:\n  telemetry: {{metrics: {{level: none}}}}\n  pipelines:\n    \
+             traces: {{receivers: [otlp], exporters: [debug]}}\n    \
+             metrics: {{receivers: [otlp], exporters: [debug]}}\n"
+        );
+        fs::write(&config, yaml).unwrap();
+        let mut process = Command::new(binary)
+            .arg("--config")
+            .arg(format!("file:{}", config.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let output = std::thread::spawn(move || stderr.lines().map_while(Result::ok).collect());
+        let collector = Self { port, process: Guard(process), output: Some(output), _directory: directory };
+        let end = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "the collector does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(collector)
+    }
+
+    /// Port of OTLP over HTTP.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends it and reads what it received. The debug exporter writes before the request is answered, so nothing that
+    /// was accepted can be missing.
+    pub fn stop(&mut self) -> Received {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+        parse(&self.output.take().unwrap().join().unwrap())
+    }
+}
+
+impl Received {
+    /// The sum of a figure over all points that match it.
+    pub fn figure(&self, figure: &Figure) -> f64 {
+        let matching = self.points.iter().filter(|((name, attributes), _)| {
+            let matches = |(attribute, value): &(_, String)| {
+                let attribute: gobuild_trace::telemetry::catalogue::Attribute = *attribute;
+                attributes.get(attribute.name()).map_or("", String::as_str) == value
+            };
+            name == figure.metric.name && figure.matching.iter().all(matches)
+        });
+        let part = |point: &Point| match figure.part {
+            Part::Value => point.value,
+            Part::Count => point.count,
+            Part::Sum => point.sum,
+        };
+        matching.map(|(_, point)| part(point)).sum()
+    }
+}
+
+/// The debug exporter's text, which indents attributes under a header line. Of a series received twice the last counts:
+/// sums are cumulative.
+fn parse(lines: &[String]) -> Received {
+    #[derive(PartialEq)]
+    enum In {
+        Resource,
+        Point,
+        Span,
+        Other,
+    }
+    let mut received = Received::default();
+    let (mut section, mut metric) = (In::Other, String::new());
+    let (mut attributes, mut span) = (BTreeMap::new(), None::<Span>);
+    let mut point = Point::default();
+    for line in lines {
+        let text = line.trim_start();
+        if let Some(attribute) = text.strip_prefix("-> ") {
+            let Some((name, value)) = attribute.split_once(": ") else { continue };
+            match section {
+                In::Resource => received.resources.push(attribute.to_owned()),
+                In::Point => {
+                    attributes.insert(name.to_owned(), plain(value));
+                }
+                In::Span => {
+                    if let Some(span) = &mut span {
+                        span.attributes.insert(name.to_owned(), plain(value));
+                    }
+                }
+                In::Other if name == "Name" => value.clone_into(&mut metric),
+                In::Other => {}
+            }
+            continue;
+        }
+        let (key, value) = text.split_once(':').map_or((text, ""), |(key, value)| (key.trim_end(), value.trim_start()));
+        match key {
+            "Resource attributes" => section = In::Resource,
+            "Data point attributes" => section = In::Point,
+            "Attributes" if span.is_some() => section = In::Span,
+            "Value" | "Count" | "Sum" if !metric.is_empty() => {
+                let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
+                let known = received.points.entry((metric.clone(), attributes.clone())).or_default();
+                match key {
+                    "Value" => *known = Point { value, ..Point::default() },
+                    "Count" => point = Point { count: value, ..Point::default() },
+                    _ => *known = Point { sum: value, ..point },
+                }
+                section = In::Other;
+            }
+            "Trace ID" => {
+                if let Some(span) = &mut span {
+                    value.clone_into(&mut span.trace_id);
+                }
+            }
+            "Parent ID" | "ID" | "Name" | "Status code" => {
+                if let Some(span) = &mut span {
+                    let field = match key {
+                        "Parent ID" => &mut span.parent,
+                        "ID" => &mut span.id,
+                        "Name" => &mut span.name,
+                        _ => &mut span.status,
+                    };
+                    value.clone_into(field);
+                }
+            }
+            _ if key.starts_with("Span #") => {
+                received.spans.extend(span.replace(Span::default()));
+                section = In::Other;
+            }
+            _ if key.starts_with("NumberDataPoints #") || key.starts_with("HistogramDataPoints #") => {
+                attributes = BTreeMap::new();
+                section = In::Other;
+            }
+            "Descriptor" | "Links" => section = In::Other,
+            _ if key.starts_with("ResourceMetrics #") || key.starts_with("ResourceSpans #") => {
+                received.spans.extend(span.take());
+                section = In::Other;
+            }
+            _ => {}
+        }
+    }
+    received.spans.extend(span);
+    received
+}
+
+/// `Str(x)`, `Int(3)` → `x`, `3`.
+fn plain(value: &str) -> String {
+    let inner = value.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(value).to_owned()
+}
+
+/// The collector below `target/tools`, built if it is not there.
+fn binary() -> Result<PathBuf, String> {
+    // CARGO_TARGET_TMPDIR is `target/tmp`.
+    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?.join("tools");
+    let directory = tools.join(format!("otelcol-{VERSION}"));
+    fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
+    // Two test processes must not build at the same time.
+    let lock = File::create(directory.join("lock")).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
+    let binary = directory.join("otelcol");
+    if binary.exists() {
+        return Ok(binary);
+    }
+    eprintln!("building the OpenTelemetry collector {VERSION}; this takes some minutes once");
+    fs::write(directory.join("builder.yaml"), BUILDER_CONFIG).map_err(|error| error.to_string())?;
+    let package = format!("go.opentelemetry.io/collector/cmd/builder@v{VERSION}");
+    run(Command::new("go").args(["install", &package]).env("GOBIN", &directory), &directory)?;
+    run(Command::new(directory.join("builder")).args(["--config", "builder.yaml"]), &directory)?;
+    // The last step, so that a binary that is there is whole.
+    fs::rename(directory.join("out/otelcol"), &binary).map_err(|error| error.to_string())?;
+    Ok(binary)
+}
+
+fn run(command: &mut Command, directory: &Path) -> Result<(), String> {
+    let output = command.current_dir(directory).output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
+}
