@@ -95,7 +95,7 @@ fn boot(workspace: &Workspace, kernel: &Kernel, initramfs: &Path, log: &mut File
         .arg(initramfs);
     let ended = run_logged(&mut qemu, &File::create(&console)?, LIMIT)?;
     let said = read_log(&console)?;
-    log.write_all(said.as_bytes())?;
+    write_without_report(&said, log)?;
     match ended {
         Ended::TimedOut => bail!("not done after {} s", LIMIT.as_secs()),
         Ended::Exited(status) if !status.success() => bail!("qemu: {status}"),
@@ -104,6 +104,19 @@ fn boot(workspace: &Workspace, kernel: &Kernel, initramfs: &Path, log: &mut File
         }
         Ended::Exited(_) => judge(&said),
     }
+}
+
+/// The report has thousands of lines; it stays in the file of the console.
+fn write_without_report(console: &str, log: &mut File) -> Result<()> {
+    let (before, after) = REPORT;
+    let mut inside = false;
+    for line in console.lines() {
+        inside = (inside || line.trim() == before) && line.trim() != after;
+        if !inside {
+            writeln!(log, "{}", line.trim_end())?;
+        }
+    }
+    Ok(())
 }
 
 /// The guest's build has to be in the report, whole, with the compiler run of each package.
