@@ -125,6 +125,11 @@ fn judge(console: &str) -> Result<usize> {
     let report = console.split_once(before).and_then(|(_, rest)| rest.split_once(after)).map(|(report, _)| report);
     let report: serde_json::Value =
         serde_json::from_str(report.context("no report on the console")?.trim()).context("the guest's report")?;
+    let probes = report["probes"].as_array().context("the guest's report has no probes")?;
+    if !probes.iter().any(|probe| probe["name"] == "paths" && probe["state"] == "ok") {
+        // A program that this kernel refuses costs a figure and not the run, so only this shows it.
+        bail!("the tier `paths` is not whole on this kernel: {:#}", report["probes"]);
+    }
     let build = report.pointer("/builds/0").context("the guest's report has no build")?;
     if build["main_module"] != guest::MODULE || build["exit_code"] != 0 {
         bail!("the guest's report is of another build: {build:#}");
