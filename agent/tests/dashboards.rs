@@ -1,5 +1,7 @@
 //! The committed dashboard: generated, valid, and about metrics that exist.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 

@@ -228,11 +228,20 @@ fn emit_exec(facts: &ExecFacts) {
     let args_start: u64 = read_or_zero(mm, offset!(mm_arg_start));
     let args_end: u64 = read_or_zero(mm, offset!(mm_arg_end));
     let args_bytes = args_end.saturating_sub(args_start);
-    if args_bytes <= EXEC_ARGS_SMALL as u64 {
+    if args_bytes < EXEC_ARGS_SMALL as u64 {
         fill_exec::<EXEC_ARGS_SMALL>(facts, Kind::ExecSmall, mm, args_start, args_bytes);
     } else {
         fill_exec::<EXEC_ARGS_LARGE>(facts, Kind::ExecLarge, mm, args_start, args_bytes);
     }
+}
+
+/// The value or, where that is less, `LIMIT - 1`; `LIMIT` is a power of two. The mask repeats what `min` did in a form
+/// that bounds the very register: up to Linux 6.1 at least, the verifier forgets the outcome of a comparison for the
+/// copy of the value that the compiler had put on the stack before it.
+#[inline(always)]
+fn below<const LIMIT: usize>(value: u64) -> u64 {
+    const { assert!(LIMIT.is_power_of_two()) };
+    core::hint::black_box(value.min(LIMIT as u64 - 1)) & (LIMIT as u64 - 1)
 }
 
 #[inline(always)]
@@ -262,20 +271,14 @@ fn fill_exec<const ARGS: usize>(facts: &ExecFacts, kind: Kind, mm: u64, args_sta
         (*exec).path_len = if length > 0 { (length - 1) as u16 } else { 0 };
 
         (*exec).args_len = args_bytes as u32;
-        let mut used = args_bytes;
-        if used > ARGS as u64 {
-            used = ARGS as u64;
-        }
+        let used = below::<ARGS>(args_bytes);
         let failed = bpf_probe_read_user((&raw mut (*record).args).cast(), used as u32, args_start as *const _) != 0;
         (*exec).args_used = if failed { 0 } else { used as u32 };
         if failed {
             lost(facts.tgid, kind, DropReason::ReadFailed);
         }
 
-        let mut tail = env_end.saturating_sub(env_start);
-        if tail > EXEC_ENVIRON_TAIL as u64 {
-            tail = EXEC_ENVIRON_TAIL as u64;
-        }
+        let tail = below::<EXEC_ENVIRON_TAIL>(env_end.saturating_sub(env_start));
         let failed =
             bpf_probe_read_user((&raw mut (*exec).environ_tail).cast(), tail as u32, (env_end - tail) as *const _) != 0;
         (*exec).environ_used = if failed { 0 } else { tail as u32 };

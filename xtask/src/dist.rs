@@ -64,7 +64,7 @@ fn pack(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
     let version = version.split_whitespace().last().context("the binary names no version")?.to_owned();
 
     let name = format!("{BINARY}-{version}-x86_64-linux");
-    let directory = workspace.target.join("dist");
+    let directory = workspace.target.join("packages");
     let staged = directory.join(&name);
     if staged.exists() {
         std::fs::remove_dir_all(&staged)?;

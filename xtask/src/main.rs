@@ -37,7 +37,7 @@ enum Task {
     Test(test::TestArgs),
     /// Run the agent on every kernel of the VM matrix
     Vm(vm::VmArgs),
-    /// Build the static binary and its tarball into <target>/dist
+    /// Build the static binary and its tarball into <target>/packages
     Dist(dist::DistArgs),
 }
 

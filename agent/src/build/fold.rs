@@ -192,7 +192,7 @@ impl Model {
                 }
                 Place::Go(self.begin_build(at_ns, task.pid, place.build(), &exec, facts))
             }
-            (Program::Tool(_) | Program::Vcs(_) | Program::Other, Place::Child(build, index)) => {
+            (Program::Tool(_) | Program::Vcs(_) | Program::Other | Program::Unknown, Place::Child(build, index)) => {
                 if let Some(state) = self.builds.get_mut(&build) {
                     let child = &mut state.children[index];
                     child.runs(&facts.program, &exec);
@@ -203,7 +203,7 @@ impl Model {
                 }
                 place
             }
-            (Program::Tool(_) | Program::Vcs(_) | Program::Other, _) => place,
+            (Program::Tool(_) | Program::Vcs(_) | Program::Other | Program::Unknown, _) => place,
         };
         if let Some(process) = self.processes.get_mut(&task.pid) {
             process.place = place;

@@ -69,11 +69,12 @@ impl Child {
             Program::Tool(name) => Purpose::Tool(name.clone()),
             Program::Vcs(name) => Purpose::Vcs(name.clone()),
             // -toolexec runs `program compile …`: still that tool's work.
-            Program::Other if exec.import_path.is_some() => {
+            Program::Other | Program::Unknown if exec.import_path.is_some() => {
                 let wrapped = exec.arguments.get(1).and_then(|path| path.rsplit('/').next());
                 Purpose::Tool(wrapped.filter(|name| GO_TOOLS.contains(name)).unwrap_or("other").to_owned())
             }
             Program::Other => Purpose::User,
+            Program::Unknown => Purpose::Unknown,
             Program::Go => Purpose::Helper,
         };
         if self.import_path.is_none() && matches!(self.purpose, Purpose::Tool(_)) {

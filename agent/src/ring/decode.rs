@@ -75,6 +75,13 @@ impl Executable {
     }
 }
 
+impl From<wire::FileKey> for Executable {
+    fn from(key: wire::FileKey) -> Self {
+        let wire::FileKey { device, generation, inode, size, ctime_s } = key;
+        Self { device, generation, inode, size, ctime_s }
+    }
+}
+
 /// Decodes one record.
 pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let (header, _) = wire::Header::read_from_prefix(bytes).map_err(|_| DecodeError::NoHeader(bytes.len()))?;

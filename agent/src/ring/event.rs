@@ -133,6 +133,8 @@ pub enum Program {
     Vcs(String),
     /// Anything else.
     Other,
+    /// It could not be read.
+    Unknown,
 }
 
 /// What user space read when it saw an exec. Absent: not readable, or too late.
@@ -162,7 +164,7 @@ impl ProcessFacts {
     /// Nothing could be read.
     pub fn unknown() -> Self {
         Self {
-            program: Program::Other,
+            program: Program::Unknown,
             go_version: None,
             goroutines: false,
             directory: None,

@@ -76,10 +76,10 @@ impl Drop for HttpServer {
     /// Takes no more connections, and lets requests under way end for at most a second.
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the HTTP endpoint panicked");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the HTTP endpoint panicked");
         }
     }
 }

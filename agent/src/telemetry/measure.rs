@@ -102,10 +102,8 @@ pub fn tool_error(tool: &ToolRun) -> Option<&'static str> {
 
 /// The name and, where it stands there, the port of a `name[:port]`.
 pub fn split_host(host: &str) -> (&str, Option<&str>) {
-    if let Some(rest) = host.strip_prefix('[') {
-        if let Some((address, port)) = rest.split_once(']') {
-            return (address, port.strip_prefix(':').filter(|port| !port.is_empty()));
-        }
+    if let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return (address, port.strip_prefix(':').filter(|port| !port.is_empty()));
     }
     match host.rsplit_once(':') {
         // More than one colon without brackets is a bare IPv6 address.

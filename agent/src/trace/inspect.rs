@@ -1,6 +1,10 @@
 //! Looks at what was just executed: what the file is, once for each file, and for a go command how it is set up.
 
-use std::{collections::HashMap, fs::File, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use gobuild_trace_common::{FileFacts, FileKey, Role};
 
@@ -54,10 +58,7 @@ impl Inspector {
         let recognised = match self.known.get(&file) {
             Some(recognised) => recognised.clone(),
             None => {
-                let opened = Process::open(pid).and_then(|process| process.open_executable()).known();
-                // A process that has gone on to another executable would answer for that one.
-                let opened = opened.filter(|opened| (opened.size, opened.ctime_s) == (file.size, file.ctime_s));
-                let Some(recognised) = opened.and_then(|opened| gobin::recognise(&opened.file, &exec.path).ok()) else {
+                let Some(recognised) = recognise(pid, exec, file) else {
                     return ProcessFacts { too_late: true, ..ProcessFacts::unknown() };
                 };
                 self.decide(file.key(), &recognised, probes);
@@ -137,6 +138,19 @@ fn below_exporting_wrapper(pid: u32) -> bool {
         }
     }
     false
+}
+
+/// What a file is that was just executed. The process may have ended or gone on to another executable: then the file is
+/// asked by its path, if it still is that file.
+fn recognise(pid: u32, exec: &Exec, file: Executable) -> Option<Recognised> {
+    let running = Process::open(pid).and_then(|process| process.open_executable()).known();
+    let running = running.filter(|opened| (opened.size, opened.ctime_s) == (file.size, file.ctime_s));
+    let opened = running.map(|opened| opened.file).or_else(|| {
+        let path = Path::new(&exec.path);
+        let same = path.is_absolute() && probe::file_key(path).is_ok_and(|key| Executable::from(key) == file);
+        same.then(|| File::open(path).ok()).flatten()
+    });
+    gobin::recognise(&opened?, &exec.path).ok()
 }
 
 fn program(recognised: &Recognised) -> Program {

@@ -1,13 +1,9 @@
-//! A real OpenTelemetry collector, built once from the Go module proxy into `target/tools`, and what it received.
-//!
-//! By hand, in an empty directory with `builder.yaml` from [`BUILDER_CONFIG`]:
-//! `GOBIN=$PWD go install go.opentelemetry.io/collector/cmd/builder@v0.155.0 && ./builder --config builder.yaml`.
+//! A real OpenTelemetry collector, `otelcol` on PATH with the OTLP receiver and the debug exporter, and what it received.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,24 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::figures::{Figure, Part};
-use crate::process::{Guard, free_port, skip};
-
-const VERSION: &str = "0.155.0";
-
-const BUILDER_CONFIG: &str = "\
-dist:
-  name: otelcol
-  output_path: ./out
-  otelcol_version: 0.155.0
-receivers:
-  - gomod: go.opentelemetry.io/collector/receiver/otlpreceiver v0.155.0
-exporters:
-  - gomod: go.opentelemetry.io/collector/exporter/debugexporter v0.155.0
-providers:
-  - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider v1.61.0
-conf_resolver:
-  default_uri_scheme: file
-";
+use crate::process::{Guard, free_port, installed};
 
 /// A running collector with OTLP over HTTP on loopback.
 pub struct Collector {
@@ -77,15 +56,11 @@ struct Point {
 }
 
 impl Collector {
-    /// Builds the collector if need be and starts it; nothing where it cannot be built.
+    /// Starts it; nothing where it is not installed.
     pub fn start() -> Option<Self> {
-        let binary = match binary() {
-            Ok(binary) => binary,
-            Err(reason) => {
-                skip(&format!("no OpenTelemetry collector: {reason}"));
-                return None;
-            }
-        };
+        if !installed("otelcol") {
+            return None;
+        }
         let directory = TempDir::new().unwrap();
         let port = free_port();
         let config = directory.path().join("collector.yaml");
@@ -97,7 +72,7 @@ impl Collector {
              metrics: {{receivers: [otlp], exporters: [debug]}}\n"
         );
         fs::write(&config, yaml).unwrap();
-        let mut process = Command::new(binary)
+        let mut process = Command::new("otelcol")
             .arg("--config")
             .arg(format!("file:{}", config.display()))
             .stdout(Stdio::null())
@@ -236,35 +211,4 @@ fn parse(lines: &[String]) -> Received {
 fn plain(value: &str) -> String {
     let inner = value.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(value).to_owned()
-}
-
-/// The collector below `target/tools`, built if it is not there.
-fn binary() -> Result<PathBuf, String> {
-    // CARGO_TARGET_TMPDIR is `target/tmp`.
-    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?.join("tools");
-    let directory = tools.join(format!("otelcol-{VERSION}"));
-    fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
-    // Two test processes must not build at the same time.
-    let lock = File::create(directory.join("lock")).map_err(|error| error.to_string())?;
-    lock.lock().map_err(|error| error.to_string())?;
-    let binary = directory.join("otelcol");
-    if binary.exists() {
-        return Ok(binary);
-    }
-    eprintln!("building the OpenTelemetry collector {VERSION}; this takes some minutes once");
-    fs::write(directory.join("builder.yaml"), BUILDER_CONFIG).map_err(|error| error.to_string())?;
-    let package = format!("go.opentelemetry.io/collector/cmd/builder@v{VERSION}");
-    run(Command::new("go").args(["install", &package]).env("GOBIN", &directory), &directory)?;
-    run(Command::new(directory.join("builder")).args(["--config", "builder.yaml"]), &directory)?;
-    // The last step, so that a binary that is there is whole.
-    fs::rename(directory.join("out/otelcol"), &binary).map_err(|error| error.to_string())?;
-    Ok(binary)
-}
-
-fn run(command: &mut Command, directory: &Path) -> Result<(), String> {
-    let output = command.current_dir(directory).output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }

@@ -54,7 +54,10 @@ impl Figure {
 
 /// Builder of figures: a figure for each metric, part and set of attributes.
 #[derive(Default)]
-struct Figures(BTreeMap<(&'static str, Part, Vec<(Attribute, String)>), (&'static Metric, u64)>);
+struct Figures(BTreeMap<Key, (&'static Metric, u64)>);
+
+/// Metric's name, part, attributes.
+type Key = (&'static str, Part, Vec<(Attribute, String)>);
 
 impl Figures {
     fn add(&mut self, metric: &'static Metric, matching: &[(Attribute, String)], raw: u64) {

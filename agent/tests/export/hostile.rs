@@ -8,8 +8,60 @@ use std::time::{Duration, Instant};
 
 use gobuild_trace::telemetry::Telemetry;
 use gobuild_trace::telemetry::otlp::{Exporter, Resource, Role, Settings};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::reports;
+
+/// Answers one request over TLS with a certificate for `localhost` by a CA of its own; gives the port and the CA as PEM.
+fn tls_server() -> (u16, String) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = StreamOwned::new(connection, stream.unwrap());
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
+            // A client that does not trust the certificate is gone by now.
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            let _ = stream.flush();
+        }
+    });
+    (port, ca_pem)
+}
+
+#[test]
+fn tls_trusts_the_certificates_of_the_variable_and_no_others() {
+    let (port, ca) = tls_server();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), ca).unwrap();
+    let endpoint = format!("https://localhost:{port}");
+    let (trusting, _) = exporter(&endpoint, &[("OTEL_EXPORTER_OTLP_CERTIFICATE", file.path().to_str().unwrap())]);
+    let (accepted, failed, _) = flush_once(&trusting, Duration::from_secs(3));
+    assert_eq!((accepted, failed), (1, 0));
+    let (other, _) = exporter(&endpoint, &[]);
+    let (accepted, failed, _) = flush_once(&other, Duration::from_secs(1));
+    assert_eq!((accepted, failed), (0, 1));
+}
 
 /// A server that gives each request the next of these answers (status line and headers, body), or hangs.
 struct Server {

@@ -18,7 +18,7 @@ impl Drop for Guard {
 pub fn installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
-        skip(&format!("`{program}` is not installed (Debian package `prometheus`)"));
+        skip(&format!("`{program}` is not there; `cargo xtask test` installs it"));
     }
     found
 }

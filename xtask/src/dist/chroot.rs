@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 /// Runs it and reads the report. Fails where the report is not that of the build.
 pub fn run_traced_build(workspace: &Workspace, binary: &Path) -> Result<()> {
     let goroot = read(command(workspace, "go")?.args(["env", "GOROOT"]).env("GOTOOLCHAIN", "local"))?;
-    let root = workspace.target.join("dist/chroot");
+    let root = workspace.target.join("packages/chroot");
     if root.exists() {
         // Nothing is mounted here: the mounts lived in the namespace of the thread below.
         fs::remove_dir_all(&root)?;

@@ -14,7 +14,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use hickory_resolver::TokioResolver;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HyperClient;
@@ -115,11 +115,10 @@ impl Client {
         *request.uri_mut() = self.target.endpoint.clone();
         let headers = request.headers_mut();
         headers.extend(self.target.headers.clone());
-        headers.insert(CONTENT_TYPE, "application/x-protobuf".parse().expect("a header value"));
-        let agent = concat!("gobuild-trace/", env!("CARGO_PKG_VERSION"));
-        headers.insert(USER_AGENT, agent.parse().expect("a header value"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("gobuild-trace/", env!("CARGO_PKG_VERSION"))));
         if self.target.gzip {
-            headers.insert(CONTENT_ENCODING, "gzip".parse().expect("a header value"));
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         let connection = |error: &dyn std::error::Error| Attempt {
             error: PostError::Connection(innermost(error)),

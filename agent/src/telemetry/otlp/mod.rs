@@ -173,10 +173,10 @@ impl Drop for Exporter {
         self.deadline.send_replace(Some(Instant::now()));
         let (jobs, _) = mpsc::unbounded_channel();
         self.jobs = jobs;
-        if let Some(worker) = self.worker.take() {
-            if worker.join().is_err() {
-                tracing::error!("the OTLP exporter panicked");
-            }
+        if let Some(worker) = self.worker.take()
+            && worker.join().is_err()
+        {
+            tracing::error!("the OTLP exporter panicked");
         }
     }
 }

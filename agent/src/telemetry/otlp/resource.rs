@@ -49,8 +49,8 @@ impl Resource {
         let own = [("service.name", service), ("service.instance.id", &self.instance), ("host.name", &self.host)];
         // Who sets OTEL_SERVICE_NAME means it (the specification gives it precedence); else the user's list wins.
         for (name, value) in &self.extra {
-            let taken = attributes.iter().any(|(known, _)| known == name);
-            if !taken && !(name == "service.name" && self.service.is_some()) {
+            let overruled = name == "service.name" && self.service.is_some();
+            if !overruled && attributes.iter().all(|(known, _)| known != name) {
                 attributes.push((name.clone(), value.clone()));
             }
         }

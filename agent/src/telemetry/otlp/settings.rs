@@ -146,11 +146,11 @@ impl<'a> Variables<'a> {
         if !wanted {
             return None;
         }
-        if let Some((name, protocol)) = self.of_signal(signal, "PROTOCOL") {
-            if protocol != "http/protobuf" {
-                self.warn(format!("{name}: only `http/protobuf` is supported, so {signal} are not exported"));
-                return None;
-            }
+        if let Some((name, protocol)) = self.of_signal(signal, "PROTOCOL")
+            && protocol != "http/protobuf"
+        {
+            self.warn(format!("{name}: only `http/protobuf` is supported, so {signal} are not exported"));
+            return None;
         }
         let (name, text) = endpoint.unwrap_or_else(|| ("the default endpoint".to_owned(), "http://localhost:4318"));
         let as_it_stands = name.contains(signal.variable());

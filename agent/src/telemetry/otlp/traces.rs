@@ -112,7 +112,9 @@ impl<'a> Trace<'a> {
         let mut spans = Vec::new();
         for (module, fetch) in fetches(build) {
             let mut span = self.fetch(module, fetch, &root_id);
-            let shared = fetch.connection.filter(|id| known.contains(id) && opened_by[id].1 != fetch.id);
+            let shared = fetch
+                .connection
+                .filter(|id| known.contains(id) && opened_by.get(id).is_some_and(|(_, opener)| *opener != fetch.id));
             span.links.extend(shared.map(|id| self.link(self.id("connection", id))));
             spans.push(span);
         }

@@ -1,16 +1,23 @@
 //! The export spine against the real thing: promtool, a real Prometheus, a real OpenTelemetry collector.
 //!
 //! Builds are given as reports; [`figures`] computes from their JSON what every view has to show. The parts that need
-//! a program that is not installed say so and are skipped, but fail where `CI` is set.
+//! a program that is not installed say so and are skipped, but fail where `CI` is set; `cargo xtask test` sets all up.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]")]
 // `json!` recurses once for each token of a report.
 #![recursion_limit = "256"]
 
+#[path = "export/collector.rs"]
 mod collector;
+#[path = "export/figures.rs"]
 mod figures;
+#[path = "export/hostile.rs"]
 mod hostile;
+#[path = "export/process.rs"]
 mod process;
+#[path = "export/prometheus.rs"]
 mod prometheus;
+#[path = "export/reports.rs"]
 mod reports;
 
 use std::collections::BTreeMap;
