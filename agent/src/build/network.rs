@@ -15,6 +15,9 @@ use crate::ring::event::{Connect, Content, DnsMessage, SocketEvent, Task, Tcp, T
 /// second address family of RFC 8305 waits 300 ms (net.Dialer.FallbackDelay).
 const DNS_TO_SYN_NS: u64 = 400_000_000;
 
+/// A `connect` that does not block returns at once; its thread may have to wait for a processor.
+const LONGEST_CALL_NS: u64 = 1_000_000_000;
+
 /// Index of a connection in its build.
 pub type ConnectionIndex = usize;
 
@@ -100,13 +103,24 @@ impl Network {
             }
             return None;
         }
+        let early = self.early.remove(&connect.kernel).filter(|(early_ns, tcp)| {
+            // A SYN that is refused inside the call leaves no socket for the call's return to look up.
+            let refused = connect.syn_ns == 0
+                && connect.kernel != 0
+                && connect.result == EINPROGRESS
+                && matches!(tcp.change, TcpChange::Failed(_))
+                && at_ns.saturating_sub(*early_ns) < LONGEST_CALL_NS;
+            tcp.syn_ns == connect.syn_ns || refused
+        });
+        let syn_ns = early.as_ref().map_or(connect.syn_ns, |(_, tcp)| tcp.syn_ns);
+        let start_ns = if syn_ns == 0 { at_ns } else { syn_ns };
         let index = self.connections.len();
         let mut connection = TcpConnection {
             pid: task.pid,
             address: connect.address,
             port: connect.port,
             local_port: connect.local_port,
-            start_ns: if connect.syn_ns == 0 { at_ns } else { connect.syn_ns },
+            start_ns,
             dialler: task,
             established_ns: (connect.result == 0).then_some(at_ns),
             failed: None,
@@ -129,9 +143,7 @@ impl Network {
         if connect.result < 0 && connect.result != EINPROGRESS {
             connection.fail(at_ns, connect.result.unsigned_abs());
         }
-        if let Some((early_ns, tcp)) = self.early.remove(&connect.kernel)
-            && tcp.syn_ns == connect.syn_ns
-        {
+        if let Some((early_ns, tcp)) = early {
             connection.change(early_ns, &tcp);
         }
         self.connections.push(connection);

@@ -519,10 +519,12 @@ impl Download {
         if self.attempts.iter_mut().filter(own).any(|attempt| attempt.error.is_some()) {
             return;
         }
-        // The message quotes the URL: `Get "https://…/@v/v1.0.0.mod": dial tcp: …`.
+        // The message quotes the URL: `Get "https://…/%21mod/@v/v1.0.0.mod": dial tcp: …`.
+        let urls: Vec<_> =
+            line.split('"').map(|part| percent_encoding::percent_decode_str(part).decode_utf8_lossy()).collect();
         let unseen = self.attempts.iter_mut().rev().filter(own).find(|attempt| {
             let ended = attempt.end.is_none_or(|(_, outcome)| outcome == Outcome::Dissolved);
-            ended && line.split('"').any(|url| names(url, &attempt.subject))
+            ended && urls.iter().any(|url| names(url, &attempt.subject))
         });
         if let Some(attempt) = unseen {
             let end_ns = attempt.end.map_or(at_ns, |(end_ns, _)| end_ns);
