@@ -39,6 +39,7 @@ fn record(name: &str, arguments: &[&str], rule: Rule, kill: Option<usize>) {
         .authority(&authority)
         .sumdb(&sumdb)
         .variable("GOFLAGS", "-mod=mod -modcacherw")
+        .variable("PATH", "/usr/local/go/bin:/usr/bin:/bin")
         .build()
         .unwrap();
     modules.write_program_without_sums(go.work_dir()).unwrap();

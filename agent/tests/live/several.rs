@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gobuild_trace::build::{Build, BuildResult, FetchKind, ModuleResult};
+use gobuild_trace::build::{Build, BuildResult, FetchKind, FetchState, ModuleResult};
 use testkit::{
     authority::Authority,
     module::ModuleSet,
@@ -154,6 +154,12 @@ fn a_go_command_that_switches_its_toolchain_is_one_build() {
     let zip = log.iter().find(|request| request.asked.kind() == "zip").unwrap();
     assert_eq!(toolchain.bytes, zip.body_bytes);
     assert_eq!(toolchain.host.as_deref(), Some(proxy.host().as_str()));
+    let sumdb = build.sumdb.as_ref().unwrap();
+    assert!(sumdb.fetches.iter().all(|fetch| fetch.state == FetchState::Done), "{sumdb:#?}");
+    let served = |kind: &str| log.iter().filter(|request| request.asked.kind() == kind).count();
+    let reported = |kind| sumdb.fetches.iter().filter(|fetch| fetch.kind == kind).count();
+    assert_eq!(reported(FetchKind::Lookup), served("lookup"));
+    assert_eq!(reported(FetchKind::Tile), served("tile"));
     assert!(toolchain.unzip_ns.is_some_and(|unzip_ns| unzip_ns > 0));
     assert!(build.tools.iter().any(|tool| tool.tool == "compile"), "the tools of the new toolchain");
 }

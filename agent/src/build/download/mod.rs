@@ -249,6 +249,9 @@ impl Download {
         let key = (task.pid, subject);
         match event.operation {
             PathOperation::OpenRead if event.result == ENOENT => {
+                if self.looked_for_part(task, &key.1) {
+                    return;
+                }
                 let index = self.attempts.len();
                 self.attempts.push(Attempt::new(key.1.clone(), task.pid, task.goroutine, at_ns));
                 if task.goroutine != 0 {
@@ -266,6 +269,18 @@ impl Download {
                 self.files.insert((task.pid, event.result), OpenFile::Body(index));
             }
             _ => {}
+        }
+    }
+
+    /// A tile that is not full yet is looked for as it is, then as the full one, and asked for as it is
+    /// (golang.org/x/mod/sumdb, `(*Client).readTile`).
+    fn looked_for_part(&self, task: Task, subject: &Subject) -> bool {
+        let before = self.current_sumdb.get(&(task.pid, task.goroutine)).map(|&index| &self.attempts[index]);
+        match (before, subject) {
+            (Some(Attempt { subject: Subject::Tile(part), end: None, sent_ns: None, .. }), Subject::Tile(full)) => {
+                part.strip_prefix(full.as_str()).is_some_and(|rest| rest.starts_with(".p/"))
+            }
+            _ => false,
         }
     }
 
