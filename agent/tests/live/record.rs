@@ -19,8 +19,13 @@ const HOST_NAME: &str = "builder";
 fn record(name: &str, arguments: &[&str], rule: Rule, kill: Option<usize>) {
     let parent = Path::new("/tmp/gobuild-demo");
     fs::create_dir_all(parent).unwrap();
-    let shape =
-        Shape { modules: 8, topology: Topology::Tree(3), prefix: "example.test/demo".to_owned(), ..Shape::default() };
+    let shape = Shape {
+        modules: 4,
+        packages: 1,
+        topology: Topology::Tree(3),
+        prefix: "example.test/demo".to_owned(),
+        ..Shape::default()
+    };
     let modules = std::sync::Arc::new(ModuleSet::generate(&shape).unwrap());
     let authority = Authority::new().unwrap();
     let sumdb = Sumdb::new("sum.test", [modules.clone().into()]).unwrap();
@@ -74,5 +79,5 @@ fn record_the_committed_builds() {
         Rule::on("*/mod003/@v/*.zip").first_byte(Duration::from_millis(250)),
         None,
     );
-    record("killed", &["mod", "download"], Rule::on("*/mod003/@v/*.zip").stall(), Some(8));
+    record("killed", &["mod", "download"], Rule::on("*/mod003/@v/*.zip").stall(), Some(4));
 }
