@@ -28,7 +28,8 @@ fn assert_failed(ran: &Ran, path: &str, error_type: ErrorType, words: &str) {
     let error = row.error.as_deref().unwrap_or_else(|| panic!("no text: {row:#?}"));
     assert!(error.contains(words), "{error}");
     assert!(ran.stderr.lines().any(|line| line.contains(error)), "not the go command's words: {error}");
-    let finding = build.findings.iter().find(|finding| finding.module.as_deref().is_some_and(|name| name.contains(path)));
+    let finding =
+        build.findings.iter().find(|finding| finding.module.as_deref().is_some_and(|name| name.contains(path)));
     let finding = finding.unwrap_or_else(|| panic!("no finding: {:#?}", build.findings));
     assert_eq!(finding.code, "fetch_failed");
     assert!(build.summary.failed_fetches >= 1);
@@ -75,11 +76,8 @@ fn a_go_mod_that_is_refused() {
     }
     let modules = modules(3);
     let lacking = modules.modules()[0].path.clone();
-    let proxy = Proxy::builder("main")
-        .source(modules.clone())
-        .rule(Rule::on("*/mod000/@v/*").status(403))
-        .start()
-        .unwrap();
+    let proxy =
+        Proxy::builder("main").source(modules.clone()).rule(Rule::on("*/mod000/@v/*").status(403)).start().unwrap();
     let go = environment().proxy(proxy.url()).build().unwrap();
     write_program(&modules, &go);
     let ran = Wrapper::new(&go, &[], DOWNLOAD).run();

@@ -77,7 +77,11 @@ fn quiet_is_silent_and_files_are_written() {
     loud.arg("-o").arg(&file).args(command).stdin(Stdio::null());
     let output = loud.output().unwrap();
     assert_eq!((output.stdout, output.stderr), (Vec::new(), Vec::new()));
-    assert!(fs::read_to_string(&file).unwrap().starts_with("go build -o program .   ok"), "{:?}", fs::read_to_string(&file));
+    assert!(
+        fs::read_to_string(&file).unwrap().starts_with("go build -o program .   ok"),
+        "{:?}",
+        fs::read_to_string(&file)
+    );
 }
 
 #[test]

@@ -95,9 +95,11 @@ fn exit_codes_of_go_commands_are_passed_on() {
     write_program(go.work_dir(), EMPTY_MAIN);
     fs::create_dir(go.work_dir().join("broken")).unwrap();
     fs::write(go.work_dir().join("broken/broken.go"), "package broken\n\nvar x int = \"\"\n").unwrap();
-    for (arguments, code) in
-        [(["build", "-o", "/dev/null", "."], 0), (["build", "-o", "/dev/null", "./broken"], 1), (["build", "-no-such", "-o", "x"], 2)]
-    {
+    for (arguments, code) in [
+        (["build", "-o", "/dev/null", "."], 0),
+        (["build", "-o", "/dev/null", "./broken"], 1),
+        (["build", "-no-such", "-o", "x"], 2),
+    ] {
         let without = go.command(arguments).output().unwrap();
         assert_eq!(without.status.code(), Some(code), "{without:?}");
         let with = Wrapper::new(&go, &[], ["go"].iter().chain(&arguments)).run();

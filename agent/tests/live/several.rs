@@ -99,7 +99,8 @@ fn two_builds_at_once_below_make() {
         assert_eq!(build.subcommand, "build");
         assert!(directory.with_extension("program").exists());
         let (sent, fetched) = (sent(&log, modules), fetched(build));
-        let info = |files: &Files| files.iter().filter(|(key, _)| key.2 != "info").map(|(k, v)| (k.clone(), *v)).collect();
+        let info =
+            |files: &Files| files.iter().filter(|(key, _)| key.2 != "info").map(|(k, v)| (k.clone(), *v)).collect();
         assert_eq!(fetched.keys().collect::<Vec<_>>(), sent.keys().collect::<Vec<_>>());
         // The go command writes an .info anew.
         let (sent, fetched): (Files, Files) = (info(&sent), info(&fetched));
@@ -138,7 +139,8 @@ fn a_go_command_that_switches_its_toolchain_is_one_build() {
     let proxy = Proxy::builder("main").source(folder).sumdb(sumdb.clone()).start().unwrap();
     let go = environment().proxy(proxy.url()).sumdb(&sumdb).variable("GOTOOLCHAIN", "auto").build().unwrap();
     // A package without imports, so that no standard library is compiled for it.
-    fs::write(go.work_dir().join("go.mod"), format!("module main.test/lib\n\ngo 1.27\n\ntoolchain {version}\n")).unwrap();
+    fs::write(go.work_dir().join("go.mod"), format!("module main.test/lib\n\ngo 1.27\n\ntoolchain {version}\n"))
+        .unwrap();
     fs::write(go.work_dir().join("lib.go"), format!("package lib\n\n// {}\nvar Answer = 42\n", proxy.url())).unwrap();
     let ran = Wrapper::new(&go, &[], ["go", "build", "."]).run().succeeded();
     let build = ran.build();

@@ -58,7 +58,11 @@ fn killed(transport: impl Fn(&Authority) -> Transport<'_>, kind: &str, glob: &st
     running.signal(number);
     let files = [running.file("report.txt"), running.file("report.json"), running.file("recording")];
     let ran = running.wait();
-    assert!(killed.elapsed() < Duration::from_secs(3), "the reports, rendered three times over, took {:?}", killed.elapsed());
+    assert!(
+        killed.elapsed() < Duration::from_secs(3),
+        "the reports, rendered three times over, took {:?}",
+        killed.elapsed()
+    );
     drop(files);
     reader.join().unwrap();
     assert_eq!(ran.status.signal(), Some(number));

@@ -26,7 +26,8 @@ struct TestUser {
 impl TestUser {
     fn create() -> Option<Self> {
         for program in ["useradd", "userdel", "sudo", "id"] {
-            let there = Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
+            let there =
+                Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
             if !there.is_ok_and(|status| status.success()) {
                 assert!(std::env::var_os("CI").is_none(), "no {program}");
                 eprintln!("skipped: no {program}");
@@ -77,8 +78,11 @@ fn a_build_under_sudo_is_the_invoking_users() {
     let go = GoEnv::builder().proxy(proxy.url()).owner(user.uid, user.gid).build().unwrap();
     modules.write_program(go.work_dir()).unwrap();
     // In force only when the user's GOFLAGS are.
-    fs::write(go.work_dir().join("tagged.go"), "//go:build only_by_goflags\n\npackage main\n\nvar _ int = \"not an int\"\n")
-        .unwrap();
+    fs::write(
+        go.work_dir().join("tagged.go"),
+        "//go:build only_by_goflags\n\npackage main\n\nvar _ int = \"not an int\"\n",
+    )
+    .unwrap();
     let mut own = Vec::new();
     files(go.work_dir(), &mut own);
     for path in own {

@@ -67,6 +67,7 @@ fn builder_configuration() -> String {
         "dist:\n  name: otelcol\n  description: OTLP receiver for tests\n  output_path: ./dist\n\
          receivers:\n  - gomod: go.opentelemetry.io/collector/receiver/otlpreceiver {COLLECTOR}\n\
          exporters:\n  - gomod: go.opentelemetry.io/collector/exporter/debugexporter {COLLECTOR}\n\
-         providers:\n  - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider {COLLECTOR_STABLE}\n"
+         providers:\n  - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider {COLLECTOR_STABLE}\n\
+         conf_resolver:\n  default_uri_scheme: file\n"
     )
 }
