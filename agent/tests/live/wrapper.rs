@@ -1,7 +1,7 @@
 //! `gobuild-trace` around a command, and what came of it.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -135,11 +135,6 @@ impl Running {
         assert_eq!(unsafe { libc::kill(self.pid(), number) }, 0);
     }
 
-    /// Where the report's files are.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
-    }
-
     /// Waits for its end and reads what it wrote.
     pub fn wait(mut self) -> Ran {
         let child = self.child.take().unwrap();
@@ -258,11 +253,6 @@ pub fn assert_valid(text: &str, context: &str) {
     let errors: Vec<String> =
         VALIDATOR.iter_errors(&value).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert!(errors.is_empty(), "{errors:#?}");
-}
-
-/// `text` as an argument.
-pub fn os(text: impl AsRef<OsStr>) -> OsString {
-    text.as_ref().to_owned()
 }
 
 /// Waits until `holds`.

@@ -6,22 +6,23 @@
 #![cfg(all(feature = "probe", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]")]
 
+#[path = "live/wrapper.rs"]
 mod wrapper;
-
+#[path = "live/passed_on.rs"]
 mod passed_on;
-
+#[path = "live/stalled.rs"]
 mod stalled;
-
+#[path = "live/failed.rs"]
 mod failed;
-
+#[path = "live/secrets.rs"]
 mod secrets;
-
+#[path = "live/several.rs"]
 mod several;
-
+#[path = "live/elsewhere.rs"]
 mod elsewhere;
-
+#[path = "live/losses.rs"]
 mod losses;
-
+#[path = "live/options.rs"]
 mod options;
-
+#[path = "live/sudo.rs"]
 mod sudo;
