@@ -4,6 +4,7 @@
 //! files are the same, and a machine that cannot be probed runs the command untraced.
 
 #![cfg(feature = "probe")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,5 +1,7 @@
 //! Build info and goroutine offsets against the programs and the DWARF of real Go toolchains.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -92,7 +92,7 @@ impl Check {
         for finding in &self.requirements {
             push(&mut text, state(finding.state, color), finding.name, &finding.found, color);
             if let Some(remedy) = &finding.remedy {
-                text.push_str(&format!("                          {remedy}\n"));
+                text.push_str(&format!("         {remedy}\n"));
             }
         }
         for probe in &self.probes {

@@ -272,6 +272,7 @@ pub fn example() -> Document {
         operations,
         bytes,
         latency_ns: Durations { sum: Some(S), p50: Some(p50), p95: Some(p95), max: Some(p95 * 3) },
+        latency_buckets: Vec::new(),
     };
     build.disk = Some(Disk {
         io_wait_ns: Some(3_400 * MS),

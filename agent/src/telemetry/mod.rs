@@ -5,6 +5,7 @@
 //! Nothing here observes anything: builds come from the model, the agent's own figures from the agent. The environment
 //! of a traced build never reaches this module.
 
+mod attribute;
 pub mod catalogue;
 pub mod dashboard;
 mod http;

@@ -1,0 +1,28 @@
+//! The wrapper on this kernel: real `go` commands, real servers, real faults, and what the reports then say.
+//!
+//! Every traced command goes through [`wrapper::Wrapper`], which holds each report to the same standard: the JSON fits
+//! the schema, and the recording renders to the same text and JSON byte for byte.
+
+#![cfg(all(feature = "probe", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]")]
+
+#[path = "live/wrapper.rs"]
+mod wrapper;
+#[path = "live/passed_on.rs"]
+mod passed_on;
+#[path = "live/stalled.rs"]
+mod stalled;
+#[path = "live/failed.rs"]
+mod failed;
+#[path = "live/secrets.rs"]
+mod secrets;
+#[path = "live/several.rs"]
+mod several;
+#[path = "live/elsewhere.rs"]
+mod elsewhere;
+#[path = "live/losses.rs"]
+mod losses;
+#[path = "live/options.rs"]
+mod options;
+#[path = "live/sudo.rs"]
+mod sudo;

@@ -1,0 +1,172 @@
+//! Downloads that fail: the row, the reason, the go command's own words, its exit code.
+
+use std::{fs, net::IpAddr};
+
+use gobuild_trace::build::{ErrorType, ModuleResult};
+use testkit::{
+    authority::Authority,
+    dns::DnsServer,
+    goenv::GoEnv,
+    module::ModuleSet,
+    namespace::{PrivateEtc, ResolverOptions, write_resolv_conf},
+    proxy::{Proxy, Rule, Transport},
+    sumdb::Sumdb,
+};
+
+use crate::wrapper::{Ran, Wrapper, environment, module, modules, possible};
+
+const DOWNLOAD: [&str; 3] = ["go", "mod", "download"];
+
+/// Holds the row of the only failed module to what is said of it.
+fn assert_failed(ran: &Ran, path: &str, error_type: ErrorType, words: &str) {
+    assert_eq!(ran.status.code(), Some(1), "{}", ran.stderr);
+    let build = ran.build();
+    assert_eq!(build.exit_code, Some(1));
+    let row = module(build, path);
+    assert_eq!(row.result, ModuleResult::Failed, "{row:#?}");
+    assert_eq!(row.error_type, Some(error_type), "{row:#?}\n{}", ran.stderr);
+    let error = row.error.as_deref().unwrap_or_else(|| panic!("no text: {row:#?}"));
+    assert!(error.contains(words), "{error}");
+    assert!(ran.stderr.lines().any(|line| line.contains(error)), "not the go command's words: {error}");
+    let finding =
+        build.findings.iter().find(|finding| finding.module.as_deref().is_some_and(|name| name.contains(path)));
+    let finding = finding.unwrap_or_else(|| panic!("no finding: {:#?}", build.findings));
+    assert_eq!(finding.code, "fetch_failed");
+    assert!(build.summary.failed_fetches >= 1);
+    assert!(ran.text.contains(path), "{}", ran.text);
+}
+
+fn downloaded(ran: &Ran) -> usize {
+    ran.build().modules.iter().filter(|module| module.result == ModuleResult::Downloaded).count()
+}
+
+fn write_program(modules: &ModuleSet, go: &GoEnv) {
+    modules.write_program(go.work_dir()).unwrap();
+}
+
+#[test]
+fn a_zip_that_is_not_there() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(3);
+    let lacking = modules.modules()[2].path.clone();
+    let authority = Authority::new().unwrap();
+    for transport in [Transport::Plain, Transport::Http2(&authority)] {
+        let proxy = Proxy::builder("main")
+            .transport(transport)
+            .host_name("localhost")
+            .source(modules.clone())
+            .rule(Rule::on("*/mod002/@v/*.zip").status(404))
+            .start()
+            .unwrap();
+        let go = environment().proxy(proxy.url()).authority(&authority).build().unwrap();
+        write_program(&modules, &go);
+        let ran = Wrapper::new(&go, &[], DOWNLOAD).run();
+        assert_failed(&ran, &lacking, ErrorType::Http404, "404 Not Found");
+        assert_eq!(downloaded(&ran), 2);
+        assert_eq!(module(ran.build(), &lacking).host.as_deref(), Some(proxy.host().as_str()));
+    }
+}
+
+#[test]
+fn a_go_mod_that_is_refused() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(3);
+    let lacking = modules.modules()[0].path.clone();
+    let proxy =
+        Proxy::builder("main").source(modules.clone()).rule(Rule::on("*/mod000/@v/*").status(403)).start().unwrap();
+    let go = environment().proxy(proxy.url()).build().unwrap();
+    write_program(&modules, &go);
+    let ran = Wrapper::new(&go, &[], DOWNLOAD).run();
+    assert_failed(&ran, &lacking, ErrorType::Http403, "403 Forbidden");
+}
+
+#[test]
+fn a_zip_that_is_not_what_go_sum_says() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(3);
+    let proxy = Proxy::builder("main").source(modules.clone()).start().unwrap();
+    let go = environment().proxy(proxy.url()).build().unwrap();
+    write_program(&modules, &go);
+    let forged = &modules.modules()[2];
+    let sums = go.work_dir().join("go.sum");
+    let other = &modules.modules()[0].zip_hash;
+    fs::write(&sums, fs::read_to_string(&sums).unwrap().replace(&forged.zip_hash, other)).unwrap();
+    let ran = Wrapper::new(&go, &[], DOWNLOAD).run();
+    assert_failed(&ran, &forged.path, ErrorType::Checksum, "checksum mismatch");
+    assert_eq!(downloaded(&ran), 2);
+}
+
+#[test]
+fn a_zip_that_the_checksum_database_knows_otherwise() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(3);
+    let forged = modules.modules()[2].path.clone();
+    let authority = Authority::new().unwrap();
+    let sumdb = Sumdb::misreporting("sum.test", [modules.clone().into()], &forged).unwrap();
+    let proxy = Proxy::builder("main")
+        .transport(Transport::Http2(&authority))
+        .source(modules.clone())
+        .sumdb(sumdb.clone())
+        .start()
+        .unwrap();
+    let go = environment()
+        .proxy(proxy.url())
+        .authority(&authority)
+        .sumdb(&sumdb)
+        .variable("GOFLAGS", "-mod=mod -modcacherw")
+        .build()
+        .unwrap();
+    modules.write_program_without_sums(go.work_dir()).unwrap();
+    let ran = Wrapper::new(&go, &[], DOWNLOAD).run();
+    assert_failed(&ran, &forged, ErrorType::Checksum, "checksum mismatch");
+}
+
+#[test]
+fn a_proxy_that_refuses_connections() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(2);
+    let proxy = Proxy::builder("main").source(modules.clone()).start().unwrap();
+    proxy.refuse().unwrap();
+    let go = environment().proxy(proxy.url()).build().unwrap();
+    write_program(&modules, &go);
+    let ran = Wrapper::new(&go, &[], DOWNLOAD).run();
+    for refused in modules.modules() {
+        assert_failed(&ran, &refused.path, ErrorType::ConnectionRefused, "connection refused");
+    }
+    let build = ran.build();
+    assert!(!build.connections.is_empty());
+    assert!(build.connections.iter().all(|connection| connection.error_type == Some(ErrorType::ConnectionRefused)));
+}
+
+#[test]
+fn a_proxy_whose_name_does_not_exist() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(2);
+    let server = DnsServer::start().unwrap();
+    let go = environment().proxy("https://nowhere.test/").build().unwrap();
+    write_program(&modules, &go);
+    let resolv_conf = go.root().join("resolv.conf");
+    write_resolv_conf(&resolv_conf, server.address(), ResolverOptions::default()).unwrap();
+    let mut wrapper = Wrapper::new(&go, &[], DOWNLOAD);
+    PrivateEtc::new().resolv_conf(&resolv_conf).apply(wrapper.command());
+    let ran = wrapper.run();
+    for unreached in modules.modules() {
+        assert_failed(&ran, &unreached.path, ErrorType::HostNotFound, "no such host");
+    }
+    let build = ran.build();
+    let query = build.dns.iter().find(|query| query.name.trim_end_matches('.') == "nowhere.test").unwrap();
+    assert_eq!(query.rcode.as_deref(), Some("NXDOMAIN"));
+    assert_eq!(query.server.parse::<IpAddr>().ok(), Some(server.address()), "{}", query.server);
+}

@@ -1,0 +1,139 @@
+//! Canaries in every place that secrets live: none of them is in anything that we write.
+
+use std::{fs, sync::Arc};
+
+use base64::Engine as _;
+use testkit::{
+    authority::Authority,
+    goenv::GoEnv,
+    module::ModuleSet,
+    proxy::{Proxy, Rule, Transport},
+};
+
+use crate::wrapper::{Ran, Wrapper, environment, modules, possible};
+
+/// Every canary begins so.
+const CANARY: &str = "canary0canary0";
+
+/// Panics when a canary, or a base64 form of one behind `user:`, is in what we wrote.
+fn assert_clean(ran: &Ran, stderr_too: bool) {
+    let mut needles = vec![CANARY.to_owned()];
+    for before in ["", "a", "ab"] {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{before}{CANARY}"));
+        // The first group depends on what stands before and the last on what follows.
+        needles.push(encoded[4..16].to_owned());
+    }
+    for (what, bytes) in ran.everything() {
+        if what == "stdout" || (what == "stderr" && !stderr_too) {
+            continue;
+        }
+        for needle in &needles {
+            let found = bytes.windows(needle.len()).position(|window| window == needle.as_bytes());
+            if let Some(at) = found {
+                let around = &bytes[at.saturating_sub(200)..(at + 100).min(bytes.len())];
+                panic!("{needle} in the {what}: {}", String::from_utf8_lossy(around));
+            }
+        }
+    }
+}
+
+/// An environment with secrets in its files and variables.
+fn with_secrets(modules: &Arc<ModuleSet>, proxy: &str, authority: &Authority, variables: &[(&str, &str)]) -> GoEnv {
+    let mut go = environment()
+        .proxy(proxy)
+        .authority(authority)
+        .variable("API_TOKEN", format!("{CANARY}-environment"))
+        .variable("GOPRIVATE", "private.test")
+        .variable("GOFLAGS", format!("-modcacherw -ldflags=-X=main.other={CANARY}-goflags"));
+    for (name, value) in variables {
+        go = go.variable(name, value);
+    }
+    let go = go.build().unwrap();
+    let netrc = format!("machine localhost\nlogin bob\npassword {CANARY}-netrc\n");
+    let home = go.variables().find(|(name, _)| *name == "HOME").unwrap().1.to_owned();
+    fs::write(std::path::Path::new(&home).join(".netrc"), netrc).unwrap();
+    modules.write_program(go.work_dir()).unwrap();
+    go
+}
+
+#[test]
+fn a_build_with_secrets_everywhere() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(4);
+    let authority = Authority::new().unwrap();
+    let serve = |name: &str| {
+        let transport = Transport::Http2(&authority);
+        Proxy::builder(name).transport(transport).host_name("localhost").source(modules.clone())
+    };
+    let storage = serve("storage").start().unwrap();
+    let target = format!("{}{{path}}?token={CANARY}-redirect&x=1", storage.url().trim_end_matches('/'));
+    let proxy = serve("main").rule(Rule::on("*.zip").redirect(&target)).start().unwrap();
+    let url = proxy.url().replace("https://", &format!("https://ann:{CANARY}-userinfo@"));
+    let go = with_secrets(&modules, &url, &authority, &[]);
+    let flags = format!("-ldflags=-X main.secret={CANARY}-ldflags");
+    let ran = Wrapper::new(&go, &[], ["go", "build", &flags, "-o", "program", "."]).run();
+    let ran = ran.succeeded();
+    // The secrets were in use.
+    assert!(proxy.log().iter().any(|request| request.has_authorization));
+    assert!(storage.log().iter().any(|request| request.has_query));
+    assert_eq!(ran.build().summary.modules_downloaded, 4);
+    assert_clean(&ran, true);
+}
+
+#[test]
+fn a_failure_whose_message_names_a_url_with_a_token() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(2);
+    let authority = Authority::new().unwrap();
+    let storage =
+        Proxy::builder("storage").transport(Transport::Http2(&authority)).host_name("localhost").start().unwrap();
+    let target = format!("{}{{path}}?token={CANARY}-redirect", storage.url().trim_end_matches('/'));
+    let proxy = Proxy::builder("main")
+        .transport(Transport::Http2(&authority))
+        .host_name("localhost")
+        .source(modules.clone())
+        .rule(Rule::on("*.zip").redirect(&target))
+        .start()
+        .unwrap();
+    let url = proxy.url().replace("https://", &format!("https://ann:{CANARY}-userinfo@"));
+    let go = with_secrets(&modules, &url, &authority, &[]);
+    let ran = Wrapper::new(&go, &[], ["go", "mod", "download", "-x"]).run();
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(storage.log().iter().any(|request| request.has_query && request.status == Some(404)));
+    assert!(ran.build().modules.iter().any(|module| module.error.is_some()), "{:#?}", ran.build().modules);
+    // stderr is the go command's, which prints what it likes.
+    assert_clean(&ran, false);
+}
+
+#[test]
+fn headers_over_plain_http() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(3);
+    let authority = Authority::new().unwrap();
+    // Sent in clear: `Proxy-Authorization` to an HTTP proxy, and what a program of the user's sends itself.
+    let proxy = Proxy::builder("main").source(modules.clone()).start().unwrap();
+    let through = proxy.url().replace("http://", &format!("http://ann:{CANARY}-proxy@"));
+    let go = with_secrets(&modules, "http://modules.test/", &authority, &[("HTTP_PROXY", &through)]);
+    let ran = Wrapper::new(&go, &[], ["go", "mod", "download"]).run().succeeded();
+    assert!(proxy.log().iter().any(|request| request.host == "modules.test"), "{:#?}", proxy.log());
+    assert_eq!(ran.build().summary.modules_downloaded, 3);
+    assert_clean(&ran, true);
+
+    let program = format!(
+        "package main\n\nimport \"net/http\"\n\nfunc main() {{\n\trequest, err := http.NewRequest(\"GET\", \"{}/x?key={CANARY}-query\", nil)\n\
+         \tif err != nil {{\n\t\tpanic(err)\n\t}}\n\trequest.Header.Set(\"Authorization\", \"Bearer {CANARY}-bearer\")\n\
+         \trequest.SetBasicAuth(\"bob\", \"{CANARY}-basic\")\n\tif _, err := http.DefaultClient.Do(request); err != nil {{\n\t\tpanic(err)\n\t}}\n}}\n",
+        proxy.url().trim_end_matches('/')
+    );
+    let direct = environment().build().unwrap();
+    crate::wrapper::write_program(direct.work_dir(), &program);
+    let ran = Wrapper::new(&direct, &[], ["go", "run", "."]).run().succeeded();
+    assert!(proxy.log().iter().any(|request| request.has_authorization && request.has_query));
+    assert_clean(&ran, true);
+}

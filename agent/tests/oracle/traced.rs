@@ -1,0 +1,153 @@
+//! Runs of the real wrapper.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use gobuild_trace::{
+    build::{Build, Document, Fetch, FetchKind},
+    report::json,
+};
+use tempfile::TempDir;
+use testkit::goenv::GoEnv;
+
+/// Whether programs can be loaded; in CI they must be.
+pub fn privileged() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "CI runs these tests as root");
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+/// What a traced go command left.
+pub struct Traced {
+    /// The JSON report.
+    pub document: Document,
+    /// stderr of the go command and of the wrapper.
+    pub stderr: String,
+    /// Exit code.
+    pub code: Option<i32>,
+}
+
+impl Traced {
+    /// Runs `go ARGUMENTS` in an environment of the testkit.
+    pub fn run(environment: &GoEnv, arguments: &[&str]) -> Self {
+        let report = environment.root().join("report.json");
+        let mut command = environment.program(env!("CARGO_BIN_EXE_gobuild-trace"));
+        command.arg("--json").arg(&report).arg("go").args(arguments);
+        Self::finish(command, &report)
+    }
+
+    fn finish(mut command: Command, report: &Path) -> Self {
+        let output = command.output().expect("the wrapper starts");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let bytes = std::fs::read(report).unwrap_or_else(|error| panic!("{}: {error}\n{stderr}", report.display()));
+        let document = json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}\n{stderr}"));
+        Self { document, stderr, code: output.status.code() }
+    }
+
+    /// The only build.
+    pub fn build(&self) -> &Build {
+        match self.document.builds.as_slice() {
+            [build] => build,
+            builds => panic!("{} builds\n{}", builds.len(), self.stderr),
+        }
+    }
+}
+
+/// A public program's source, with caches of its own.
+pub struct Program {
+    directory: TempDir,
+    source: PathBuf,
+}
+
+impl Program {
+    /// Fetches the source through the machine's GOPROXY.
+    pub fn fetch(module: &str) -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let output = Command::new("go")
+            .args(["mod", "download", "-json", module])
+            .env("GOMODCACHE", directory.path().join("source"))
+            .env("GOFLAGS", "-modcacherw")
+            .current_dir(directory.path())
+            .output()
+            .expect("go");
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the answer of go mod download");
+        let source = PathBuf::from(answer["Dir"].as_str().unwrap_or_else(|| panic!("{answer}")));
+        Self { directory, source }
+    }
+
+    /// A file beside the caches.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Runs `go ARGUMENTS`; `mod download -x`, the cold case, begins with empty caches.
+    pub fn traced(&self, arguments: &[&str]) -> Traced {
+        self.traced_keeping_caches(arguments, !arguments.contains(&"-x"))
+    }
+
+    /// Runs `go ARGUMENTS`.
+    pub fn traced_keeping_caches(&self, arguments: &[&str], keep: bool) -> Traced {
+        if !keep {
+            for cache in ["modules", "cache"] {
+                let _ = std::fs::remove_dir_all(self.scratch(cache));
+            }
+        }
+        let report = self.scratch("report.json");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gobuild-trace"));
+        command
+            .args(["--ring-size", "64M", "--json"])
+            .arg(&report)
+            .arg("go")
+            .args(arguments)
+            .env("GOMODCACHE", self.scratch("modules"))
+            .env("GOCACHE", self.scratch("cache"))
+            .env("GOFLAGS", "-modcacherw")
+            .current_dir(&self.source);
+        Traced::finish(command, &report)
+    }
+
+    /// `.info`, `.mod` and `.zip` files of the module cache with their sizes.
+    pub fn files_in_cache(&self) -> BTreeMap<String, u64> {
+        let root = self.scratch("modules").join("cache/download");
+        let mut files = BTreeMap::new();
+        let mut directories = vec![root.clone()];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(&directory).expect("the module cache").flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if matches!(path.extension().and_then(|e| e.to_str()), Some("info" | "mod" | "zip")) {
+                    let name = path.strip_prefix(&root).expect("below the root").to_string_lossy().into_owned();
+                    files.insert(name, entry.metadata().expect("metadata").len());
+                }
+            }
+        }
+        files
+    }
+}
+
+/// `<escaped module>/@v/<version>.<kind>` → its fetches.
+pub fn files_by_name(build: &Build) -> BTreeMap<String, Vec<&Fetch>> {
+    let mut files: BTreeMap<String, Vec<&Fetch>> = BTreeMap::new();
+    for module in &build.modules {
+        let version = module.version.as_deref().unwrap_or_default();
+        for fetch in &module.fetches {
+            let extension = match fetch.kind {
+                FetchKind::Info => "info",
+                FetchKind::Mod => "mod",
+                FetchKind::Zip => "zip",
+                _ => continue,
+            };
+            let escape = testkit::module::escape;
+            let name = format!("{}/@v/{}.{extension}", escape(&module.path), escape(version));
+            files.entry(name).or_default().push(fetch);
+        }
+    }
+    files
+}
