@@ -26,3 +26,5 @@ mod losses;
 mod options;
 #[path = "live/sudo.rs"]
 mod sudo;
+#[path = "live/record.rs"]
+mod record;

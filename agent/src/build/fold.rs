@@ -264,6 +264,7 @@ impl Model {
         }
         if state.pid == task.pid {
             state.end.get_or_insert_with(|| (at_ns, exit.clone()));
+            state.download.ended(at_ns, task.pid, &state.network);
         }
         if let Some(&index) = state.by_pid.get(&task.pid) {
             let child = &mut state.children[index];

@@ -15,6 +15,9 @@ use crate::ring::event::{Connect, Content, DnsMessage, SocketEvent, Task, Tcp, T
 /// second address family of RFC 8305 waits 300 ms (net.Dialer.FallbackDelay).
 const DNS_TO_SYN_NS: u64 = 400_000_000;
 
+/// A `connect` that does not block returns at once; its thread may have to wait for a processor.
+const LONGEST_CALL_NS: u64 = 1_000_000_000;
+
 /// Index of a connection in its build.
 pub type ConnectionIndex = usize;
 
@@ -57,6 +60,9 @@ pub struct TcpConnection {
     modules: BTreeSet<String>,
     opened_for: Option<String>,
     last_write_ns: u64,
+    last_read_ns: u64,
+    /// A goroutine that the dialler did not start wrote here: over HTTP/2 the requesters' own do.
+    multiplexed: bool,
 }
 
 /// A DNS query with its retries.
@@ -97,13 +103,24 @@ impl Network {
             }
             return None;
         }
+        let early = self.early.remove(&connect.kernel).filter(|(early_ns, tcp)| {
+            // A SYN that is refused inside the call leaves no socket for the call's return to look up.
+            let refused = connect.syn_ns == 0
+                && connect.kernel != 0
+                && connect.result == EINPROGRESS
+                && matches!(tcp.change, TcpChange::Failed(_))
+                && at_ns.saturating_sub(*early_ns) < LONGEST_CALL_NS;
+            tcp.syn_ns == connect.syn_ns || refused
+        });
+        let syn_ns = early.as_ref().map_or(connect.syn_ns, |(_, tcp)| tcp.syn_ns);
+        let start_ns = if syn_ns == 0 { at_ns } else { syn_ns };
         let index = self.connections.len();
         let mut connection = TcpConnection {
             pid: task.pid,
             address: connect.address,
             port: connect.port,
             local_port: connect.local_port,
-            start_ns: if connect.syn_ns == 0 { at_ns } else { connect.syn_ns },
+            start_ns,
             dialler: task,
             established_ns: (connect.result == 0).then_some(at_ns),
             failed: None,
@@ -120,13 +137,13 @@ impl Network {
             modules: BTreeSet::new(),
             opened_for: None,
             last_write_ns: 0,
+            last_read_ns: 0,
+            multiplexed: false,
         };
         if connect.result < 0 && connect.result != EINPROGRESS {
             connection.fail(at_ns, connect.result.unsigned_abs());
         }
-        if let Some((early_ns, tcp)) = self.early.remove(&connect.kernel)
-            && tcp.syn_ns == connect.syn_ns
-        {
+        if let Some((early_ns, tcp)) = early {
             connection.change(early_ns, &tcp);
         }
         self.connections.push(connection);
@@ -197,6 +214,11 @@ impl Network {
         }
         if event.write {
             connection.last_write_ns = at_ns;
+            let dialler = connection.dialler.goroutine;
+            connection.multiplexed |=
+                task.goroutine != dialler && task.parent_goroutine != dialler && connection.carries_requests();
+        } else {
+            connection.last_read_ns = at_ns;
         }
         Some(index)
     }
@@ -267,6 +289,33 @@ impl Network {
             .iter()
             .enumerate()
             .filter(move |(_, connection)| connection.pid == pid && connection.dialler.parent_goroutine == goroutine)
+    }
+
+    /// Connections under TLS that carry one request at a time and wrote last: connection, process, when it wrote.
+    pub fn unanswered(&self) -> impl Iterator<Item = (ConnectionIndex, u32, u64)> {
+        self.connections
+            .iter()
+            .enumerate()
+            .filter(|(_, connection)| {
+                connection.hello_ns.is_some()
+                    && connection.carries_requests()
+                    && !connection.multiplexed
+                    && connection.dialler.goroutine != 0
+                    && connection.last_write_ns > connection.last_read_ns
+            })
+            .map(|(index, connection)| (index, connection.pid, connection.last_write_ns))
+    }
+
+    /// First query to last answer of a process's look-ups in a span that found no address.
+    pub fn failed_lookup(&self, pid: u32, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
+        let failed = self.queries.iter().filter(|query| {
+            query.pid == pid
+                && query.start_ns >= from_ns
+                && query.rcode.as_deref().is_some_and(|rcode| rcode != "NOERROR")
+        });
+        let spans =
+            failed.filter_map(|query| Some((query.start_ns, query.end_ns?))).filter(|&(_, end_ns)| end_ns <= to_ns);
+        spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
     /// When the steps of opening it began and ended; a step under way ends at `now_ns`.

@@ -114,8 +114,10 @@ fn reports_are_written_within_a_second_of_the_kill() {
     let go = environment().proxy(proxy.url()).build().unwrap();
     modules.write_program(go.work_dir()).unwrap();
     let mut running = Wrapper::new(&go, &["-q"], ["go", "mod", "download"]).start();
+    // How many go asks for at once is its own affair (GOMAXPROCS).
     let hanging = || proxy.log().iter().filter(|request| request.asked.kind() == "zip").count();
-    crate::wrapper::wait_until("all requests hang", Duration::from_secs(60), || hanging() == 3);
+    crate::wrapper::wait_until("requests hang", Duration::from_secs(60), || hanging() >= 2);
+    std::thread::sleep(Duration::from_millis(500));
     running.signal(libc::SIGTERM);
     let (killed, mut stderr) = (Instant::now(), running.take_stderr());
     // Its end closes the pipe.
@@ -127,5 +129,5 @@ fn reports_are_written_within_a_second_of_the_kill() {
     assert_eq!(said, "", "-q is silent");
     assert_eq!(ran.status.signal(), Some(libc::SIGTERM));
     let open = ran.build().modules.iter().filter(|module| module.result == ModuleResult::InFlight).count();
-    assert_eq!(open, 3, "{:#?}", ran.build().modules);
+    assert_eq!(open, hanging(), "{:#?}", ran.build().modules);
 }

@@ -7,7 +7,10 @@
 mod attempt;
 mod rows;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+};
 
 pub use attempt::{Attempt, Outcome, Subject, Timeline};
 pub use rows::{Charge, Rows, Span};
@@ -20,6 +23,9 @@ use super::{
 use crate::ring::event::{Content, FileEvent, FileOperation, LockEvent, PathEvent, PathOperation, SocketEvent, Task};
 
 const ENOENT: i32 = -2;
+
+/// Longest time from the look that finds a file missing to its request on a connection that is open.
+const LOOK_TO_REQUEST_NS: u64 = 250_000_000;
 
 /// All that a build fetched or tried to.
 #[derive(Debug, Default)]
@@ -223,6 +229,19 @@ impl Download {
             attempt.fail(at_ns, ErrorType::Other, None);
         } else {
             attempt.finish(at_ns, Outcome::Dissolved);
+        }
+    }
+
+    /// The process is gone. What its dials came to is known, even where it gave up before it said so.
+    pub fn ended(&mut self, at_ns: u64, pid: u32, network: &Network) {
+        for attempt in self.attempts.iter_mut().filter(|attempt| attempt.pid == pid && attempt.open()) {
+            let last = rows::dialled_connection(attempt, network).filter(|_| attempt.sent_ns.is_none());
+            if let Some((kind, text)) = last.and_then(|index| network.connection(index).failure()) {
+                // What the go command closes as it exits was not refused.
+                if kind != ErrorType::Cancelled {
+                    attempt.fail(at_ns, kind, Some(text));
+                }
+            }
         }
     }
 
@@ -480,21 +499,84 @@ impl Download {
                         None => {}
                     }
                 }
+                self.failed_unseen(at_ns, pid, &module, kind, line);
                 self.modules.entry(module).or_default().error = Some((kind, line.trim().to_owned()));
             }
         }
     }
 
+    /// A network failure that the go command names is an attempt, although no connection showed it: the name was not
+    /// found, or another goroutine dialled.
+    fn failed_unseen(&mut self, at_ns: u64, pid: u32, module: &ModuleVersion, kind: ErrorType, line: &str) {
+        if !of_the_network(kind) {
+            return;
+        }
+        let own = |attempt: &&mut Attempt| {
+            attempt.pid == pid
+                && attempt.subject.module() == Some(module)
+                && matches!(attempt.subject, Subject::Module(..))
+        };
+        if self.attempts.iter_mut().filter(own).any(|attempt| attempt.error.is_some()) {
+            return;
+        }
+        // The message quotes the URL: `Get "https://…/%21mod/@v/v1.0.0.mod": dial tcp: …`.
+        let urls: Vec<_> =
+            line.split('"').map(|part| percent_encoding::percent_decode_str(part).decode_utf8_lossy()).collect();
+        let unseen = self.attempts.iter_mut().rev().filter(own).find(|attempt| {
+            let ended = attempt.end.is_none_or(|(_, outcome)| outcome == Outcome::Dissolved);
+            ended && urls.iter().any(|url| names(url, &attempt.subject))
+        });
+        if let Some(attempt) = unseen {
+            let end_ns = attempt.end.map_or(at_ns, |(end_ns, _)| end_ns);
+            attempt.end = Some((end_ns.max(attempt.asked_ns), Outcome::Failed));
+            attempt.error = Some((kind, Some(line.trim().to_owned())));
+        }
+    }
+
     /// Open attempts that are evident, with what they wait for.
-    pub fn in_flight<'a>(&'a self, network: &'a Network, now_ns: u64) -> impl Iterator<Item = (&'a Attempt, Timeline)> {
-        self.attempts.iter().filter(|attempt| attempt.open() && !attempt.by_vcs).filter_map(move |attempt| {
+    pub fn in_flight<'a>(
+        &'a self,
+        network: &'a Network,
+        now_ns: u64,
+    ) -> impl Iterator<Item = (Cow<'a, Attempt>, Timeline)> {
+        let unanswered = self.unanswered(network);
+        let open = self.attempts.iter().enumerate().filter(|(_, attempt)| attempt.open() && !attempt.by_vcs);
+        open.filter_map(move |(index, attempt)| {
             let dialled = rows::dialled_connection(attempt, network);
+            let attempt = unanswered.get(&index).map_or(Cow::Borrowed(attempt), |&(sent_ns, connection)| {
+                let mut attempt = attempt.clone();
+                attempt.sent(sent_ns, connection);
+                Cow::Owned(attempt)
+            });
             (attempt.evident() || dialled.is_some()).then(|| {
                 let connection = attempt.connection.or(dialled);
                 let opening = connection.map(|index| network.opening(index, now_ns));
-                (attempt, attempt.stages(now_ns, opening))
+                let timeline = attempt.stages(now_ns, opening);
+                (attempt, timeline)
             })
         })
+    }
+
+    /// Attempts whose request left on an HTTP/1 connection under TLS and was not answered. There all requests of a
+    /// connection are written by one goroutine that no requester started (net/http, `persistConn.writeLoop`), and the
+    /// requester shows itself only when it reads the body. Until then: the connection carries one request at a time, and
+    /// the request follows the look that found the file missing. Nothing is said where two would fit one.
+    fn unanswered(&self, network: &Network) -> HashMap<usize, (u64, ConnectionIndex)> {
+        let mut placed: HashMap<usize, (u64, ConnectionIndex)> = HashMap::new();
+        let silent =
+            |attempt: &Attempt| attempt.open() && !attempt.by_vcs && !attempt.evident() && attempt.goroutine != 0;
+        for (connection, pid, written_ns) in network.unanswered() {
+            let own = |attempt: &Attempt| rows::dialled_connection(attempt, network) == Some(connection);
+            let fits = |attempt: &Attempt| {
+                let asked = attempt.asked_ns..attempt.asked_ns.saturating_add(LOOK_TO_REQUEST_NS);
+                silent(attempt) && attempt.pid == pid && (asked.contains(&written_ns) || own(attempt))
+            };
+            let mut fitting = self.attempts.iter().enumerate().filter(|(_, attempt)| fits(attempt));
+            if let (Some((index, _)), None) = (fitting.next(), fitting.next()) {
+                placed.insert(index, (written_ns, connection));
+            }
+        }
+        placed
     }
 
     /// Nothing was fetched or tried.
@@ -522,6 +604,21 @@ fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String
         .dialled_by(attempt.pid, attempt.goroutine)
         .filter(|(_, connection)| connection.start_ns() >= attempt.asked_ns)
         .find_map(|(_, connection)| connection.failure())
+}
+
+/// A failure to reach a server or to keep a connection.
+fn of_the_network(kind: ErrorType) -> bool {
+    use ErrorType::{
+        Cancelled, Certificate, Checksum, ConnectionRefused, FileSystem, HostNotFound, HostUnreachable, Http4xx,
+        Http5xx, Http401, Http403, Http404, Http410, Http429, Http500, Http502, Http503, Http504, NetworkUnreachable,
+        Other, Reset, TimedOut, TlsHandshake, TryAgain, Vcs,
+    };
+    match kind {
+        HostNotFound | TryAgain | TimedOut | ConnectionRefused | NetworkUnreachable | HostUnreachable | Reset
+        | TlsHandshake | Certificate => true,
+        Http401 | Http403 | Http404 | Http410 | Http429 | Http4xx | Http500 | Http502 | Http503 | Http504 | Http5xx
+        | Checksum | Vcs | FileSystem | Cancelled | Other => false,
+    }
 }
 
 /// A request path names the subject: `…/<module>/@v/<version>.<kind>` with upper-case letters escaped.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::{
     super::{
         cache_path::ModuleVersion,
-        network::{ConnectionIndex, Network},
+        network::{ConnectionIndex, Network, Opening},
         proxy::Proxies,
         share::{self, Work},
-        types::{Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Source, Stage, Sumdb},
+        types::{ErrorType, Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Source, Stage, Sumdb},
     },
     Attempt, Download, Outcome, Subject, Timeline,
 };
@@ -67,14 +67,19 @@ impl Download {
         let mut sumdb = Vec::new();
         let mut sumdb_work: Vec<(usize, &Attempt)> = Vec::new();
         let mut kept_bytes: BTreeMap<&ModuleVersion, u64> = BTreeMap::new();
+        let unanswered = self.unanswered(network);
         for (index, attempt) in self.attempts.iter().enumerate() {
+            let mut waiting = attempt.clone();
+            if let Some(&(sent_ns, connection)) = unanswered.get(&index) {
+                waiting.sent(sent_ns, connection);
+            }
             if attempt.by_vcs {
                 if let (Some((_, Outcome::Done)), Some(module)) = (attempt.end, attempt.subject.module()) {
                     *kept_bytes.entry(module).or_default() += attempt.bytes.unwrap_or(0);
                 }
                 continue;
             }
-            let Some((fetch, timeline)) = self.fetch(index, attempt, span, network, proxies) else { continue };
+            let Some((fetch, timeline)) = self.fetch(index, &waiting, span, network, proxies) else { continue };
             if attempt.subject.is_sumdb() {
                 sumdb_work.push((index, attempt));
                 sumdb.push(fetch);
@@ -122,7 +127,12 @@ impl Download {
         // The connection that carried the request; before there is a request, the one that is being opened for it.
         let connection = attempt.connection.or(dialled.filter(|_| state != FetchState::Done));
         let end_ns = attempt.end.map_or(span.end_ns, |(at_ns, _)| at_ns);
-        let timeline = attempt.stages(end_ns, connection.map(|index| network.opening(index, end_ns)));
+        let opening = connection.map(|index| network.opening(index, end_ns)).or_else(|| {
+            let not_found = attempt.error.as_ref().is_some_and(|(kind, _)| *kind == ErrorType::HostNotFound);
+            let dns = network.failed_lookup(attempt.pid, attempt.asked_ns, end_ns).filter(|_| not_found);
+            dns.map(|dns| Opening { dns: Some(dns), ..Opening::default() })
+        });
+        let timeline = attempt.stages(end_ns, opening);
         let stages = timeline.sums();
         let vcs = matches!(attempt.subject, Subject::Vcs(..));
         let host = attempt
