@@ -13,6 +13,9 @@ mod collector;
 mod figures;
 #[path = "export/hostile.rs"]
 mod hostile;
+#[cfg(feature = "probe")]
+#[path = "export/live.rs"]
+mod live;
 #[path = "export/process.rs"]
 mod process;
 #[path = "export/prometheus.rs"]

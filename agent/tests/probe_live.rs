@@ -495,7 +495,7 @@ fn blocks_are_charged_to_their_owner() {
     let written = blocks(&trace, &buffered, 1, 1) + blocks(&trace, &buffered, 1, 0);
     assert_eq!(written, MIB, "written back");
     assert_eq!(blocks(&trace, &buffered, 0, 0), MIB, "read");
-    let dd = trace.execs().into_iter().filter(|program| program.path.ends_with("/dd")).next_back().unwrap();
+    let dd = trace.execs().into_iter().rfind(|program| program.path.ends_with("/dd")).unwrap();
     let exit = trace.exits()[&dd.exec.header.tgid];
     assert!(exit.io_waits > 0 && exit.io_wait_ns > 0, "reading waits for the device");
     assert!(exit.io_wait_ns < exit.header.ktime_ns - exit.start_ns);

@@ -228,20 +228,28 @@ fn emit_exec(facts: &ExecFacts) {
     let args_start: u64 = read_or_zero(mm, offset!(mm_arg_start));
     let args_end: u64 = read_or_zero(mm, offset!(mm_arg_end));
     let args_bytes = args_end.saturating_sub(args_start);
-    if args_bytes < EXEC_ARGS_SMALL as u64 {
+    if args_bytes <= EXEC_ARGS_SMALL as u64 {
         fill_exec::<EXEC_ARGS_SMALL>(facts, Kind::ExecSmall, mm, args_start, args_bytes);
     } else {
         fill_exec::<EXEC_ARGS_LARGE>(facts, Kind::ExecLarge, mm, args_start, args_bytes);
     }
 }
 
-/// The value or, where that is less, `LIMIT - 1`; `LIMIT` is a power of two. The mask repeats what `min` did in a form
-/// that bounds the very register: up to Linux 6.1 at least, the verifier forgets the outcome of a comparison for the
-/// copy of the value that the compiler had put on the stack before it.
+/// Reads the first `bytes` at `from` of the process's memory, at most `LIMIT` (a power of two), and returns how many;
+/// `None` when they could not be read.
+///
+/// The mask repeats what the comparison says in a form that bounds the very register: the verifier of Linux 6.1 forgets
+/// the outcome of a comparison for the copy of the value that the compiler had put on the stack before it.
+///
+/// # Safety
+/// `to` must be good for `LIMIT` bytes.
 #[inline(always)]
-fn below<const LIMIT: usize>(value: u64) -> u64 {
+unsafe fn read_at_most<const LIMIT: usize>(to: *mut core::ffi::c_void, bytes: u64, from: u64) -> Option<u32> {
     const { assert!(LIMIT.is_power_of_two()) };
-    core::hint::black_box(value.min(LIMIT as u64 - 1)) & (LIMIT as u64 - 1)
+    let used = if bytes >= LIMIT as u64 { LIMIT as u64 } else { core::hint::black_box(bytes) & (LIMIT as u64 - 1) };
+    // SAFETY: `used` is at most LIMIT; the helper checks the address it reads.
+    let failed = unsafe { bpf_probe_read_user(to, used as u32, from as *const _) } != 0;
+    if failed { None } else { Some(used as u32) }
 }
 
 #[inline(always)]
@@ -271,17 +279,16 @@ fn fill_exec<const ARGS: usize>(facts: &ExecFacts, kind: Kind, mm: u64, args_sta
         (*exec).path_len = if length > 0 { (length - 1) as u16 } else { 0 };
 
         (*exec).args_len = args_bytes as u32;
-        let used = below::<ARGS>(args_bytes);
-        let failed = bpf_probe_read_user((&raw mut (*record).args).cast(), used as u32, args_start as *const _) != 0;
-        (*exec).args_used = if failed { 0 } else { used as u32 };
-        if failed {
+        let used = read_at_most::<ARGS>((&raw mut (*record).args).cast(), args_bytes, args_start);
+        (*exec).args_used = used.unwrap_or(0);
+        if used.is_none() {
             lost(facts.tgid, kind, DropReason::ReadFailed);
         }
 
-        let tail = below::<EXEC_ENVIRON_TAIL>(env_end.saturating_sub(env_start));
-        let failed =
-            bpf_probe_read_user((&raw mut (*exec).environ_tail).cast(), tail as u32, (env_end - tail) as *const _) != 0;
-        (*exec).environ_used = if failed { 0 } else { tail as u32 };
+        let environ_bytes = env_end.saturating_sub(env_start);
+        let tail_start = env_end - environ_bytes.min(EXEC_ENVIRON_TAIL as u64);
+        let tail = read_at_most::<EXEC_ENVIRON_TAIL>((&raw mut (*exec).environ_tail).cast(), environ_bytes, tail_start);
+        (*exec).environ_used = tail.unwrap_or(0);
     }
     submit(entry, Urgency::Now);
 }

@@ -8,9 +8,10 @@ mod test;
 mod vm;
 mod workspace;
 
-use std::process::ExitCode;
+use std::fs;
+use std::process::{ExitCode, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use setup::Requirement;
@@ -37,6 +38,8 @@ enum Task {
     Test(test::TestArgs),
     /// Run the agent on every kernel of the VM matrix
     Vm(vm::VmArgs),
+    /// Write the Grafana dashboard from the catalogue of metrics
+    Dashboards,
     /// Build the static binary and its tarball into <target>/packages
     Dist(dist::DistArgs),
 }
@@ -61,6 +64,16 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo(args) => demo::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&workspace, &args),
         Task::Vm(args) => vm::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
+        Task::Dashboards => dashboards(&workspace).map(|()| ExitCode::SUCCESS),
         Task::Dist(args) => dist::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// The agent's library knows the dashboard; the committed file is what people import.
+fn dashboards(workspace: &Workspace) -> Result<()> {
+    let arguments = ["run", "--quiet", "-p", "gobuild-trace", "--no-default-features", "--example", "dashboard"];
+    let output = process::cargo(workspace)?.args(arguments).stderr(Stdio::inherit()).output().context("start cargo")?;
+    ensure!(output.status.success(), "cargo run --example dashboard: {}", output.status);
+    let file = workspace.root.join("dashboards/gobuild-trace.json");
+    fs::write(&file, output.stdout).with_context(|| file.display().to_string())
 }

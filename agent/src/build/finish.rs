@@ -125,7 +125,10 @@ impl BuildState {
         let mut build = Build {
             id: self.id.clone(),
             parent_id: self.parent.clone(),
-            trace_id: trace_id(&model.begin.boot_id, &self.id),
+            trace_id: facts
+                .and_then(|facts| facts.trace_parent.as_deref())
+                .and_then(trace_of_parent)
+                .unwrap_or_else(|| trace_id(&model.begin.boot_id, &self.id)),
             command: self.arguments.clone(),
             subcommand: subcommand(&self.arguments),
             directory: facts.and_then(|facts| facts.directory.clone()),
@@ -371,6 +374,14 @@ fn wall_time(monotonic_ns: u64, wall_offset_ns: i64) -> String {
     let wall_ns = i128::from(monotonic_ns) + i128::from(wall_offset_ns);
     let time = Timestamp::from_nanosecond(wall_ns).unwrap_or_default();
     format!("{time:.9}")
+}
+
+/// The trace that a `traceparent` names (W3C Trace Context 1, §3.2): a build joins its CI job's.
+fn trace_of_parent(text: &str) -> Option<String> {
+    let mut fields = text.split('-');
+    let (_version, trace, _span) = (fields.next()?, fields.next()?, fields.next()?);
+    let hex = trace.len() == 32 && trace.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    (hex && trace.bytes().any(|digit| digit != b'0')).then(|| trace.to_owned())
 }
 
 /// 16 bytes that no other build has: the build's id and the boot that it is unique in, hashed.

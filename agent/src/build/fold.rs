@@ -253,7 +253,11 @@ impl Model {
 
     fn exit(&mut self, at_ns: u64, task: Task, exit: &Exit) {
         let place = self.place(task.pid);
-        let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else { return };
+        let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else {
+            // Nothing will ask for it again; a service sees many of them.
+            self.processes.remove(&task.pid);
+            return;
+        };
         let counts = match place {
             Place::Outside | Place::Idle(_) | Place::Below { user: true, .. } => false,
             Place::Go(_) | Place::Below { user: false, .. } => true,

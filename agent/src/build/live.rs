@@ -122,6 +122,12 @@ impl Model {
         self.builds.get(&id).and_then(|state| state.facts.as_ref()).is_some_and(|facts| facts.wrapper_exports)
     }
 
+    /// W3C trace contexts of the builds' environments, by the builds' ids.
+    pub fn trace_parents(&self) -> impl Iterator<Item = (&str, &str)> {
+        let states = self.builds.values();
+        states.filter_map(|state| Some((state.id.as_str(), state.facts.as_ref()?.trace_parent.as_deref()?)))
+    }
+
     /// W3C trace context of a build's environment.
     pub fn trace_parent(&self, id: BuildId) -> Option<&str> {
         self.builds.get(&id)?.facts.as_ref()?.trace_parent.as_deref()

@@ -66,8 +66,8 @@ impl Child {
         self.import_path.clone_from(&exec.import_path);
         self.purpose = match program {
             Program::Tool(name) if is_probe(name, exec) => Purpose::Probe,
-            Program::Tool(name) => Purpose::Tool(name.clone()),
-            Program::Vcs(name) => Purpose::Vcs(name.clone()),
+            Program::Tool(name) => Purpose::Tool(tool_name(name).to_owned()),
+            Program::Vcs(name) => Purpose::Vcs(vcs_name(name).to_owned()),
             // -toolexec runs `program compile …`: still that tool's work.
             Program::Other | Program::Unknown if exec.import_path.is_some() => {
                 let wrapped = exec.arguments.get(1).and_then(|path| path.rsplit('/').next());
@@ -135,6 +135,17 @@ impl Child {
 }
 
 const GO_TOOLS: [&str; 8] = ["compile", "asm", "link", "cgo", "vet", "cover", "preprofile", "pack"];
+const VCS: [&str; 6] = ["git", "hg", "svn", "bzr", "fossil", "ssh"];
+
+/// Word of the closed list: names of C compilers and linkers carry targets and versions without end.
+fn tool_name(name: &str) -> &str {
+    let own = ["buildid", "covdata", "fix", "test2json"];
+    if GO_TOOLS.contains(&name) || own.contains(&name) { name } else { "cc" }
+}
+
+fn vcs_name(name: &str) -> &str {
+    VCS.into_iter().find(|known| name == *known).unwrap_or("other")
+}
 
 /// The go command asks its tools for their identity (`-V=full`, cmd/go/internal/work/buildid.go), vet for its flags, and
 /// C compilers for theirs and for what they support; none of that is for a package.

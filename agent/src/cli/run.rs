@@ -26,7 +26,7 @@ use crate::{
     ring::event::Status,
     telemetry::{
         Telemetry,
-        otlp::{Exporter, Resource, Role, Settings as OtlpSettings},
+        otlp::{Exporter, Resource, Role, Settings as OtlpSettings, TraceContext},
     },
     trace::{self, Session, stall},
 };
@@ -105,9 +105,10 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
     let document = session.model().document();
     write_reports(settings, &mut outputs, &document);
     if let Some((exporter, telemetry)) = exporter {
+        let parents = trace_parents(&session);
         for build in &document.builds {
             telemetry.record_build(build);
-            exporter.export_build(build, None);
+            exporter.export_build(build, parents.get(&build.id));
         }
         exporter.flush(FLUSH_LIMIT);
     }
@@ -160,6 +161,12 @@ fn write_reports(settings: &RunSettings, outputs: &mut Outputs, document: &Docum
     if let Some(file) = &mut outputs.json {
         failed("--json", file.write_all(json::to_string_pretty(document).as_bytes()));
     }
+}
+
+/// Build → the place in its CI job's trace.
+fn trace_parents(session: &Session) -> BTreeMap<String, TraceContext> {
+    let parents = session.model().trace_parents();
+    parents.filter_map(|(build, parent)| Some((build.to_owned(), parent.parse().ok()?))).collect()
 }
 
 /// A wrapper exports where the build's environment names an endpoint.

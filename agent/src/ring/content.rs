@@ -190,9 +190,11 @@ fn header(headers: &[httparse::Header<'_>], name: &str) -> Option<String> {
     std::str::from_utf8(value).ok().map(str::to_owned)
 }
 
-/// The path of a request target in origin or absolute form; authority form (CONNECT) as it is.
+/// The path of a request target in origin or absolute form; authority form (CONNECT) as it is. Of what a module path can
+/// hold, only the `!` before an upper-case letter is escaped in a URL.
 fn request_path(target: &str) -> String {
-    let target = target.split(['?', '#']).next().unwrap_or_default();
+    let target = target.split(['?', '#']).next().unwrap_or_default().replace("%21", "!");
+    let target = target.as_str();
     match target.split_once("://") {
         Some((_, rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]).to_owned(),
         None => target.rsplit('@').next().filter(|_| !target.starts_with('/')).unwrap_or(target).to_owned(),

@@ -74,11 +74,9 @@ pub fn line(wait: &Waiting, elapsed_ns: u64, age_ns: u64) -> String {
         Stage::Lock => "waits for another process's lock",
         Stage::Unattributed => "no progress",
     };
-    format!(
-        "{} stalled {}: {what}, {stage}",
-        units::clock(elapsed_ns),
-        units::duration(age_ns / 1_000_000_000 * 1_000_000_000)
-    )
+    let age_s = age_ns / 1_000_000_000;
+    let age = if age_s < 60 { format!("{age_s} s") } else { units::duration(age_s * 1_000_000_000) };
+    format!("{} stalled {age}: {what}, {stage}", units::clock(elapsed_ns))
 }
 
 fn printable(text: &str) -> String {

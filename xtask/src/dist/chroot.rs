@@ -47,7 +47,9 @@ fn build_in(workspace: &Workspace, root: &Path, goroot: &Path) -> Result<()> {
         mount(Some(source), &root.join(place), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
             .with_context(|| format!("mount {} into the chroot", source.display()))?;
     }
-    let output = command(workspace, "chroot")?
+    // By its path: the PATH below is the build's.
+    let chroot = workspace.find_program("chroot").context("there is no chroot on PATH")?;
+    let output = command(workspace, &chroot.to_string_lossy())?
         .arg(root)
         .args([
             "/bin/gobuild-trace",

@@ -12,7 +12,7 @@ mod vm;
 
 use anyhow::Result;
 
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, is_root};
 
 /// Something that a task needs on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +25,8 @@ pub enum Requirement {
     Prometheus,
     /// An OpenTelemetry collector with an OTLP receiver and a debug exporter.
     Collector,
+    /// `sudo` and `useradd`, for tests of who a wrapped command runs as; only root can use them for that.
+    Sudo,
     /// QEMU and the kernels of the VM matrix.
     Vm,
 }
@@ -37,8 +39,18 @@ impl Requirement {
             Self::Go => go::ensure(workspace),
             Self::Prometheus => telemetry::ensure_prometheus(workspace),
             Self::Collector => telemetry::ensure_collector(workspace),
+            Self::Sudo => ensure_sudo(workspace),
             Self::Vm => vm::ensure(workspace),
         }
+    }
+}
+
+fn ensure_sudo(workspace: &Workspace) -> Result<()> {
+    let present = ["sudo", "useradd"].iter().all(|name| workspace.find_program(name).is_some());
+    if present || !is_root() {
+        Ok(())
+    } else {
+        debian::install(workspace, &["sudo", "passwd"], "tests of a build under sudo")
     }
 }
 

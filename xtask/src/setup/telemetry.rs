@@ -32,7 +32,8 @@ pub fn ensure_prometheus(workspace: &Workspace) -> Result<()> {
 
 /// `otelcol`, built once by upstream's own builder.
 pub fn ensure_collector(workspace: &Workspace) -> Result<()> {
-    if workspace.find_program("otelcol").is_none() {
+    let built_from = std::fs::read_to_string(workspace.tools().join("otelcol/builder.yaml")).unwrap_or_default();
+    if workspace.find_program("otelcol").is_none() || built_from != builder_configuration() {
         go::ensure(workspace)?;
         say("collector", format!("building the OpenTelemetry collector {COLLECTOR} (1 to 3 minutes)"));
         let directory = workspace.tools().join("otelcol");
@@ -42,14 +43,16 @@ pub fn ensure_collector(workspace: &Workspace) -> Result<()> {
             .current_dir(&directory)
             .env("GOBIN", &directory))
         .context("build the OpenTelemetry collector's builder")?;
-        std::fs::write(directory.join("builder.yaml"), builder_configuration())?;
+        std::fs::write(directory.join("builder.new.yaml"), builder_configuration())?;
         let builder = directory.join("builder");
         run(command(workspace, &builder.to_string_lossy())?
-            .args(["--config", "builder.yaml"])
+            .args(["--config", "builder.new.yaml"])
             .current_dir(&directory)
             .stdout(std::process::Stdio::null())
             .stderr(std::fs::File::create(directory.join("build.log"))?))
         .with_context(|| format!("build the OpenTelemetry collector; see {}", directory.join("build.log").display()))?;
+        // Under its final name it says what the binary was built from.
+        std::fs::rename(directory.join("builder.new.yaml"), directory.join("builder.yaml"))?;
         std::fs::create_dir_all(workspace.tools_bin())?;
         let link = workspace.tools_bin().join("otelcol");
         if link.symlink_metadata().is_err() {
@@ -67,6 +70,7 @@ fn builder_configuration() -> String {
         "dist:\n  name: otelcol\n  description: OTLP receiver for tests\n  output_path: ./dist\n\
          receivers:\n  - gomod: go.opentelemetry.io/collector/receiver/otlpreceiver {COLLECTOR}\n\
          exporters:\n  - gomod: go.opentelemetry.io/collector/exporter/debugexporter {COLLECTOR}\n\
-         providers:\n  - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider {COLLECTOR_STABLE}\n"
+         providers:\n  - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider {COLLECTOR_STABLE}\n\
+         conf_resolver:\n  default_uri_scheme: file\n"
     )
 }

@@ -215,6 +215,28 @@ pub const STAGES: &[Stage] = &[
         )],
     },
     Stage {
+        name: "cli",
+        about: "a wrapped command is exactly what it is without us",
+        needs: &[Requirement::Go, Requirement::Sudo],
+        privileges: Privileges::None,
+        limit: minutes(10),
+        steps: &[cargo_if(
+            "agent/tests/cli.rs",
+            &["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "cli", "--", "--nocapture"],
+        )],
+    },
+    Stage {
+        name: "probe",
+        about: "every kind of record from the kernel programs on this kernel",
+        needs: &[Requirement::Go],
+        privileges: Privileges::Root,
+        limit: minutes(15),
+        steps: &[cargo_if(
+            "agent/tests/probe_live.rs",
+            &["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "probe_live", "--", "--nocapture"],
+        )],
+    },
+    Stage {
         name: "live",
         about: "real go commands under the wrapper on this kernel",
         needs: &[Requirement::Go],
@@ -303,7 +325,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go, Requirement::Vm],
         privileges: Privileges::None,
         limit: minutes(15),
-        steps: &[Step { action: Action::Task(vm::check), file: Some("agent/tests/live.rs") }],
+        steps: &[Step { action: Action::Task(vm::check), file: None }],
     },
     Stage {
         name: "dist",
@@ -311,6 +333,43 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::Root,
         limit: minutes(15),
-        steps: &[Step { action: Action::Check(dist::check), file: Some("agent/tests/live.rs") }],
+        steps: &[check(dist::check)],
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Action, STAGES};
+
+    /// A test that no stage runs proves nothing.
+    #[test]
+    fn every_test_of_the_agent_is_in_a_stage() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/tests");
+        let run: Vec<&str> = STAGES
+            .iter()
+            .flat_map(|stage| stage.steps)
+            .filter_map(|step| match step.action {
+                Action::Cargo(arguments) => {
+                    arguments.iter().position(|word| *word == "--test").map(|at| arguments[at + 1])
+                }
+                Action::Check(_) | Action::Task(_) => None,
+            })
+            .collect();
+        for entry in std::fs::read_dir(tests).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                assert!(run.contains(&name.as_str()), "no stage runs agent/tests/{name}.rs");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}
