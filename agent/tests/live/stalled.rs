@@ -131,3 +131,35 @@ fn reports_are_written_within_a_second_of_the_kill() {
     let open = ran.build().modules.iter().filter(|module| module.result == ModuleResult::InFlight).count();
     assert_eq!(open, hanging(), "{:#?}", ran.build().modules);
 }
+
+/// Nobody writes a report then; the recording has what was seen.
+#[test]
+fn a_recording_of_a_wrapper_that_was_killed_renders() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(2);
+    let stuck = &modules.modules()[0];
+    let proxy =
+        Proxy::builder("main").source(modules.clone()).rule(Rule::on("*/mod000/@v/*.zip").stall()).start().unwrap();
+    let go = environment().proxy(proxy.url()).build().unwrap();
+    modules.write_program(go.work_dir()).unwrap();
+    let recording = go.root().join("killed");
+    let mut command = go.program(crate::wrapper::PROGRAM);
+    command.arg("-q").arg("--record").arg(&recording).args(["--", "go", "mod", "download"]);
+    let mut wrapper = command.stdin(std::process::Stdio::null()).spawn().unwrap();
+    let hangs = || proxy.log().iter().any(|request| request.asked.kind() == "zip" && request.status.is_none());
+    crate::wrapper::wait_until("a request hangs", Duration::from_secs(60), hangs);
+    // What is seen is in the file a tenth of a second later.
+    std::thread::sleep(Duration::from_secs(1));
+    wrapper.kill().unwrap();
+    wrapper.wait().unwrap();
+    let output =
+        std::process::Command::new(crate::wrapper::PROGRAM).arg("report").arg(&recording).env_clear().output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (path, host) = (&stuck.path, proxy.host());
+    assert!(text.contains("in flight") && text.contains(&path[path.len() - 8..]) && text.contains(&host), "{text}");
+    // The go command outlives its wrapper; its proxy does not.
+    drop(proxy);
+}
