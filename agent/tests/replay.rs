@@ -163,6 +163,7 @@ fn a_cut_recording_is_said_to_be_cut() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("ends before its first event"));
 }
 
+static BUILD: LazyLock<Vec<u8>> = LazyLock::new(|| recording("build"));
 static KILLED: LazyLock<Vec<u8>> = LazyLock::new(|| recording("killed"));
 
 /// Puts the check of each whole frame right, so that damage reaches the events.
@@ -197,6 +198,14 @@ proptest! {
         bytes.truncate(12 + cut.index(bytes.len() - 11));
         let bytes = if forged { with_checks(bytes) } else { bytes };
         let _ = render(&bytes);
+    }
+
+    #[test]
+    fn a_bigger_recording_cut_anywhere_renders(cut in any::<prop::sample::Index>()) {
+        // Behind the first event there is always something to show.
+        let first = boundaries(&BUILD)[1];
+        let length = first + cut.index(BUILD.len() - first);
+        prop_assert!(render(&BUILD[..length]).is_some());
     }
 
     #[test]
