@@ -26,6 +26,14 @@ pub fn cargo(workspace: &Workspace) -> Result<Command> {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = command(workspace, &program)?;
     command.env("CARGO_TARGET_DIR", &workspace.target);
+    // `cargo run` described this package to us. Build scripts that watch such variables (ring's does) would run again
+    // whenever cargo is started by hand after us.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     Ok(command)
 }
 
