@@ -108,7 +108,7 @@ impl Model {
         match body {
             Body::Begin(_) | Body::Tick => {}
             Body::Fork { child } => self.fork(at_ns, task, *child),
-            Body::Exec(exec) => self.exec(task, exec),
+            Body::Exec(exec) => self.exec(at_ns, task, exec),
             Body::Facts(facts) => self.facts(at_ns, task, facts),
             Body::Exit(exit) => self.exit(at_ns, task, exit),
             Body::Wait(wait) => self.wait(at_ns, task, wait),
@@ -153,23 +153,33 @@ impl Model {
         self.processes.insert(child, Process { place, exec: None });
     }
 
-    fn exec(&mut self, task: Task, exec: &Exec) {
-        let inherited = self.place(exec.parent);
-        let process = self.processes.entry(task.pid).or_insert_with(|| {
-            // Seen first at its exec: followed on its own, or its fork was lost.
-            let place = match inherited.build() {
-                Some(build) => Place::Below { build, user: true },
-                None => Place::Outside,
-            };
-            Process { place, exec: None }
-        });
-        process.exec = Some(exec.clone());
+    fn exec(&mut self, at_ns: u64, task: Task, exec: &Exec) {
+        // A parent that is known to the model but whose fork is not: it was lost. Without such a parent the process is
+        // followed for itself.
+        if !self.processes.contains_key(&task.pid) {
+            let parent = Task { pid: exec.parent, ..Task::default() };
+            self.fork(at_ns, parent, task.pid);
+        }
+        if let Some(process) = self.processes.get_mut(&task.pid) {
+            process.exec = Some(exec.clone());
+        }
     }
 
     fn facts(&mut self, at_ns: u64, task: Task, facts: &ProcessFacts) {
         let Some(process) = self.processes.get(&task.pid) else { return };
         let (place, Some(exec)) = (process.place, process.exec.clone()) else { return };
+        // The go command's own helper is no build, whatever is known of its parents.
+        let helper = exec.arguments.get(1).is_some_and(|word| word.starts_with("** "));
         let place = match (&facts.program, place) {
+            (Program::Go, _) if helper => match place {
+                Place::Child(build, index) => {
+                    if let Some(state) = self.builds.get_mut(&build) {
+                        state.children[index].runs(&facts.program, &exec);
+                    }
+                    Place::Idle(build)
+                }
+                _ => place.build().map_or(Place::Outside, Place::Idle),
+            },
             // A toolchain switch: the go command became another by exec and does the same work.
             (Program::Go, Place::Go(build)) => {
                 if let Some(state) = self.builds.get_mut(&build) {
@@ -181,8 +191,7 @@ impl Model {
                 if let Some(state) = self.builds.get_mut(&build) {
                     state.children[index].runs(&facts.program, &exec);
                 }
-                let telemetry = exec.arguments.get(1).is_some_and(|word| word.starts_with("** "));
-                if telemetry { Place::Idle(build) } else { Place::Go(build) }
+                Place::Go(build)
             }
             (Program::Go, Place::Outside | Place::Child(..) | Place::Below { .. } | Place::Idle(_)) => {
                 if let Place::Child(build, index) = place
