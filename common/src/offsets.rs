@@ -140,8 +140,10 @@ wire! {
         pub overlay_indirect: u8,
         /// log2 of the page size: `maxrss` counts pages.
         pub page_shift: u8,
+        /// Bios of a request that are walked: as many as the kernel's verifier has patience for.
+        pub max_bios: u16,
         /// Zero.
-        pub _pad: [u8; 14],
+        pub _pad: [u8; 12],
     }
 }
 

@@ -78,9 +78,6 @@ pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Bios of a request that are walked. 64 lost half of a build's files.
-const MAX_BIOS: u32 = 256;
-
 /// Consecutive bytes of a request that have one owner.
 #[derive(Clone, Copy)]
 struct Part {
@@ -145,7 +142,8 @@ pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
     let mut emitted = false;
     let mut part = Part::nobody();
     let mut walked = 0;
-    while walked < MAX_BIOS {
+    let most = u32::from(setting!(max_bios));
+    while walked < most {
         let size = u64::from(read_or_zero::<u32>(bio, offset!(bio_size)));
         let next = owner(bio, request.write);
         if next.tgid != part.tgid || next.inode.number != part.inode.number || next.by_inode != part.by_inode {
@@ -166,11 +164,11 @@ pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
         walked += 1;
     }
     emit(&request, &part, emitted);
-    if walked == MAX_BIOS {
+    if walked == most {
         lost(part.tgid, Kind::BlockIo, DropReason::LoopBound);
     }
     // Something remains when the device did a part only; the request's first issue stays its begin.
-    if bio == 0 || walked == MAX_BIOS {
+    if bio == 0 || walked == most {
         let _ = RQS.remove(&address);
     }
     0

@@ -25,7 +25,8 @@ pub static SETTINGS: Settings = Settings {
     issue_argument: 0,
     overlay_indirect: 0,
     page_shift: 12,
-    _pad: [0; 14],
+    max_bios: 0,
+    _pad: [0; 12],
 };
 
 /// Offset of a kernel field. Volatile: the compiler must not use the value that the object was built with.

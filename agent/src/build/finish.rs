@@ -281,9 +281,13 @@ impl BuildState {
 }
 
 impl Model {
+    /// Without the programs of the block layer nothing is known of the disk, not even that it was idle.
     fn sees_blocks(&self) -> bool {
         use super::types::{ProbeState, Tier};
-        self.begin.probes.iter().any(|(tier, state, _)| *tier == Tier::Paths && *state != ProbeState::Off)
+        self.begin.probes.iter().any(|(tier, state, reason)| {
+            let without = reason.as_deref().is_some_and(|reason| reason.contains("block_rq_complete"));
+            *tier == Tier::Paths && *state != ProbeState::Off && !without
+        })
     }
 }
 

@@ -1,6 +1,13 @@
 //! The running observation.
 
-use std::{collections::HashMap, fs::File, io, os::fd::BorrowedFd, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    time::Duration,
+};
 
 use gobuild_trace_common::{DropReason, Kind, LostKey};
 
@@ -244,14 +251,15 @@ fn devices() -> Vec<(u32, String)> {
 
 /// Tiers as the report shows them.
 fn tiers(probes: &Probes, allowed: Tier) -> Vec<(Tier, ProbeState, Option<String>)> {
-    let missing: Vec<String> = probes
-        .statuses()
-        .iter()
-        .filter_map(|program| match &program.state {
-            ProgramState::Attached => None,
-            ProgramState::Missing(reason) => Some(format!("{}: {reason}", program.name)),
-        })
-        .collect();
+    // Programs that are missing for one reason are one fact.
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for program in probes.statuses() {
+        if let ProgramState::Missing(reason) = &program.state {
+            by_reason.entry(reason).or_default().push(program.name);
+        }
+    }
+    let missing: Vec<String> =
+        by_reason.iter().map(|(reason, names)| format!("{}: {reason}", names.join(", "))).collect();
     let paths = if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded };
     let goroutine = match allowed {
         Tier::Paths => (Tier::Goroutine, ProbeState::Off, Some("switched off by --probes".to_owned())),
