@@ -20,6 +20,16 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_gobuild-trace");
 fn wrapped(arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).stdin(Stdio::null());
+    // `nohup` and background jobs of a shell leave signals ignored, which a command inherits as it should.
+    // SAFETY: signal(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
     command
 }
 

@@ -64,38 +64,41 @@ fn every_file_of_a_public_programs_modules_once_with_its_size_and_time() {
 }
 
 /// Both clocks stop at the same events, but for the scheduler between them: the go command prints when its goroutine
-/// runs again. On a busy machine one attempt can be late as a whole, so the best of five counts.
+/// runs again, we see the system call after that. On an idle machine all of 666 requests lay within 2 ms or 3 %; on a
+/// machine that others load too, a request can be late by a time slice or two. So the median has to be within 2 ms, 99 %
+/// within 30 ms or 3 %, and the best of three attempts counts.
 #[test]
 fn time_to_headers_is_what_the_go_command_prints() {
     if !privileged() {
         return;
     }
+    const MEDIAN_NS: u64 = 2_000_000;
+    const TIME_SLICES_NS: u64 = 30_000_000;
     let program = Program::fetch(HELM);
-    let mut worst = Vec::new();
-    for _ in 0..5 {
+    let mut verdicts = Vec::new();
+    for _ in 0..3 {
         let cold = program.traced(&["mod", "download", "-x"]);
         let ours = files_by_name(cold.build());
         let requests = x::requests(&cold.stderr);
-        let mut outside = Vec::new();
-        let mut compared = 0;
+        let mut errors_ns = Vec::new();
+        let mut outside = 0;
         for (file, fetches) in &ours {
             let request = requests.get(file).unwrap_or_else(|| panic!("-x has no line for {file}"));
             let stages = &fetches[0].stages;
             let parts = [stages.queue_ns, stages.dns_ns, stages.connect_ns, stages.tls_ns, stages.ttfb_ns];
             let headers_ns: u64 = parts.into_iter().flatten().sum();
-            compared += 1;
-            // -x rounds to milliseconds.
-            let tolerance_ns = (2_500_000).max(request.headers_ns * 3 / 100);
-            if headers_ns.abs_diff(request.headers_ns) > tolerance_ns {
-                outside.push(format!("{file}: {headers_ns} ns, -x {} ns", request.headers_ns));
-            }
+            let error_ns = headers_ns.abs_diff(request.headers_ns);
+            outside += usize::from(error_ns > TIME_SLICES_NS.max(request.headers_ns * 3 / 100));
+            errors_ns.push(error_ns);
         }
-        if outside.len() * 100 <= compared {
+        errors_ns.sort_unstable();
+        let median_ns = errors_ns[errors_ns.len() / 2];
+        if median_ns <= MEDIAN_NS && outside * 100 <= errors_ns.len() {
             return;
         }
-        worst = outside;
+        verdicts.push(format!("median {median_ns} ns, {outside} of {} outside", errors_ns.len()));
     }
-    panic!("outside 2 ms or 3 %: {worst:#?}");
+    panic!("{verdicts:#?}");
 }
 
 #[test]
