@@ -246,9 +246,9 @@ mod tests {
         assert_eq!(parse("/mc/example.com/b@v1.2.3"), Some(CachePath::Tree(version("example.com/b", "v1.2.3"))));
         assert_eq!(parse("/mc/example.com/b@v1.2.3/b.go"), None);
         assert_eq!(
-            parse("/mc/cache/download/sumdb/sum.golang.org/lookup/example.com/b@v1.2.3"),
+            parse("/mc/cache/download/sumdb/sum.example/lookup/example.com/b@v1.2.3"),
             Some(CachePath::Sumdb {
-                database: "sum.golang.org".to_owned(),
+                database: "sum.example".to_owned(),
                 record: SumdbRecord::Lookup(version("example.com/b", "v1.2.3"))
             })
         );

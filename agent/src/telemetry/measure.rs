@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn hosts_are_split_at_the_port() {
         for (host, expected) in [
-            ("proxy.golang.org", ("proxy.golang.org", None)),
+            ("proxy.corp.example", ("proxy.corp.example", None)),
             ("proxy.example:8443", ("proxy.example", Some("8443"))),
             ("127.0.0.1:1", ("127.0.0.1", Some("1"))),
             ("[::1]:8443", ("::1", Some("8443"))),

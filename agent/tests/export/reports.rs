@@ -60,7 +60,7 @@ fn complete() -> Value {
                 ],
             },
         ],
-        "sumdb": {"host": "sum.golang.org", "fetches": [
+        "sumdb": {"host": "sum.example", "fetches": [
             {"id": 5, "kind": "lookup", "for": "example.com/a", "state": "done", "source": "proxy", "host": "proxy.example:8443",
              "bytes": 1234, "start_ns": 3_000_000_000_u64, "duration_ns": 12_000_000, "wall_share_ns": 1, "connection": 1},
         ]},
