@@ -8,12 +8,14 @@
 mod buildinfo;
 mod elf;
 mod goroutine;
+mod layout;
 mod role;
 mod version;
 
 pub use buildinfo::{BuildInfoError, BuildSettings, GoExecutable, read_build_info};
 pub use elf::{Architecture, ElfError, ReadAt};
 pub use goroutine::GoroutineOffsets;
+pub use layout::{CallLayout, UrlOffsets};
 pub use role::{Recognised, recognise, recognise_by_name};
 pub use version::{GoVersion, ParseGoVersionError, PreRelease};
 

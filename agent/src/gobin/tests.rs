@@ -200,6 +200,22 @@ fn offsets_are_known_for_measured_releases_only() {
 }
 
 #[test]
+fn call_layouts_are_known_for_the_same_releases() {
+    let url = |text: &str| CallLayout::of_version(&text.parse().unwrap()).map(|layout| layout.url);
+    let before = UrlOffsets { scheme: 0, host: 40, path: 56, raw_path: 72, raw_query: 96 };
+    let since = UrlOffsets { raw_path: 104, raw_query: 88, ..before };
+    for text in ["go1.21.0", "go1.21rc2", "go1.25.11"] {
+        assert_eq!(url(text), Some(before), "{text}");
+    }
+    for text in ["go1.26rc1", "go1.26.8", "go1.27.2"] {
+        assert_eq!(url(text), Some(since), "{text}");
+    }
+    for text in ["go1.20.14", "go1.28.0", "go2.26.0", "devel go1.27-abc", "go1.27beta1"] {
+        assert_eq!(url(text), None, "{text}");
+    }
+}
+
+#[test]
 fn facts_survive_serialisation() {
     let file = TestElf { machine: 62, sections: true, data: inline("go1.26.8", MODULES) }.bytes();
     let recognised = recognise(&file[..], "go").unwrap();
