@@ -1,7 +1,9 @@
-//! A bounded reader of the parts of an ELF file that build info needs: headers, section names, bytes at an address.
+//! A bounded reader of the parts of an ELF file that Go's own tables need: headers, section names, symbols, relocated
+//! pointers, bytes at an address.
 
 use object::elf::{
-    EM_AARCH64, EM_X86_64, FileHeader64, PF_W, PF_X, PT_LOAD, ProgramHeader64, SHT_NOBITS, SectionHeader64,
+    EM_AARCH64, EM_X86_64, FileHeader64, PF_W, PF_X, PT_LOAD, ProgramHeader64, R_AARCH64_RELATIVE, R_X86_64_RELATIVE,
+    Rela64, SHT_NOBITS, SHT_SYMTAB, STT_FUNC, SectionHeader64, Sym64,
 };
 use object::endian::LittleEndian as Le;
 use object::pod;
@@ -74,6 +76,12 @@ pub enum Architecture {
 /// Section headers of real programs are a few dozen; those with a section for each function stay below this.
 const TABLE_BYTES_MAX: usize = 4 << 20;
 const SECTION_NAMES_BYTES_MAX: usize = 4 << 20;
+/// Symbols and relocations of the largest Go programs are a few MiB.
+const SYMBOLS_BYTES_MAX: usize = 64 << 20;
+/// Names of generic functions can be of any length; none of those is looked for.
+const NAME_BYTES_MAX: usize = 512;
+/// A size that a header claims is believed in steps of this.
+const READ_STEP_BYTES: usize = 1 << 20;
 
 /// Headers of one ELF file, and the file.
 pub(super) struct Elf<'a, R: ReadAt + ?Sized> {
@@ -89,6 +97,34 @@ pub(super) struct Elf<'a, R: ReadAt + ?Sized> {
 pub(super) struct AddressRange {
     pub(super) address: u64,
     pub(super) size: u64,
+}
+
+/// Functions of a symbol table, and their names.
+pub(super) struct FunctionSymbols {
+    symbols: Vec<Sym64<Le>>,
+    names: Vec<u8>,
+}
+
+impl FunctionSymbols {
+    /// Name and extent of each function that the file defines.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], AddressRange)> {
+        self.symbols.iter().filter(|symbol| is_function(symbol)).filter_map(|symbol| {
+            let name = name_at(&self.names, symbol.st_name.get(Le) as usize)?;
+            Some((name, AddressRange { address: symbol.st_value.get(Le), size: symbol.st_size.get(Le) }))
+        })
+    }
+}
+
+fn is_function(symbol: &Sym64<Le>) -> bool {
+    symbol.st_type() == STT_FUNC && symbol.st_shndx.get(Le) != 0
+}
+
+/// The name at `start`, which a NUL ends. A longer one than anybody looks for is cut.
+pub(super) fn name_at(bytes: &[u8], start: usize) -> Option<&[u8]> {
+    let tail = bytes.get(start..)?;
+    let tail = &tail[..tail.len().min(NAME_BYTES_MAX)];
+    let length = tail.iter().position(|byte| *byte == 0);
+    (length.is_some() || tail.len() == NAME_BYTES_MAX).then(|| &tail[..length.unwrap_or(tail.len())])
 }
 
 impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
@@ -124,16 +160,19 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
 
     /// Addresses of the section with this name, if it has bytes in the file.
     pub(super) fn section(&self, name: &[u8]) -> Option<AddressRange> {
-        self.sections
-            .iter()
-            .find(|section| {
-                let start = section.sh_name.get(Le) as usize;
-                section.sh_type.get(Le) != SHT_NOBITS
-                    && self.section_names.get(start..).is_some_and(|names| {
-                        names.starts_with(name) && names.get(name.len()).is_none_or(|end| *end == 0)
-                    })
-            })
+        self.section_header(name)
             .map(|section| AddressRange { address: section.sh_addr.get(Le), size: section.sh_size.get(Le) })
+    }
+
+    fn section_header(&self, name: &[u8]) -> Option<&SectionHeader64<Le>> {
+        self.sections.iter().find(|section| {
+            let start = section.sh_name.get(Le) as usize;
+            section.sh_type.get(Le) != SHT_NOBITS
+                && self
+                    .section_names
+                    .get(start..)
+                    .is_some_and(|names| names.starts_with(name) && names.get(name.len()).is_none_or(|end| *end == 0))
+        })
     }
 
     /// The first writable segment that is not executable: where Go's linker puts build info in a file whose sections
@@ -146,6 +185,98 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
                 segment.p_type.get(Le) == PT_LOAD && flags & PF_W == PF_W && flags & PF_X != PF_X
             })
             .map(|segment| AddressRange { address: segment.p_vaddr.get(Le), size: segment.p_filesz.get(Le) })
+    }
+
+    /// Every segment that is loaded but not executed, with the bytes that the file has for it.
+    pub(super) fn data_segments(&self) -> impl Iterator<Item = AddressRange> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.p_type.get(Le) == PT_LOAD && segment.p_flags.get(Le) & PF_X == 0)
+            .map(|segment| AddressRange { address: segment.p_vaddr.get(Le), size: segment.p_filesz.get(Le) })
+    }
+
+    /// Functions of `.symtab`; none in a stripped file.
+    pub(super) fn function_symbols(&self) -> Result<Option<FunctionSymbols>, ElfError> {
+        let Some(table) = self.sections.iter().find(|section| section.sh_type.get(Le) == SHT_SYMTAB) else {
+            return Ok(None);
+        };
+        let symbols = self.section_entries::<Sym64<Le>>(table)?;
+        if !symbols.iter().any(is_function) {
+            return Ok(None);
+        }
+        let names = usize::try_from(table.sh_link.get(Le))
+            .ok()
+            .and_then(|link| self.sections.get(link))
+            .ok_or(ElfError::Malformed("symbol names"))?;
+        let names = read_range(self.file, names.sh_offset.get(Le), names.sh_size.get(Le), SYMBOLS_BYTES_MAX)?;
+        Ok(Some(FunctionSymbols { symbols, names }))
+    }
+
+    /// The pointer at a virtual address as the program sees it once loaded at its nominal address: in a position
+    /// independent program the file may hold 0 there and the value in a relocation.
+    pub(super) fn pointer(&self, address: u64) -> Result<Option<u64>, ElfError> {
+        let relative = match self.architecture {
+            Architecture::Amd64 => R_X86_64_RELATIVE,
+            Architecture::Arm64 => R_AARCH64_RELATIVE,
+            Architecture::Other(_) => return Ok(None),
+        };
+        let mut bytes = [0; 8];
+        if self.read_address(address, &mut bytes)? < bytes.len() {
+            return Ok(None);
+        }
+        let value = u64::from_le_bytes(bytes);
+        if value != 0 {
+            return Ok(Some(value));
+        }
+        // Go's linker calls the section `.rela`, others `.rela.dyn`.
+        for table in [&b".rela"[..], b".rela.dyn"].into_iter().filter_map(|name| self.section_header(name)) {
+            let found = self
+                .section_entries::<Rela64<Le>>(table)?
+                .into_iter()
+                .find(|relocation| relocation.r_offset.get(Le) == address && relocation.r_type(Le, false) == relative);
+            if let Some(relocation) = found {
+                return Ok(u64::try_from(relocation.r_addend.get(Le)).ok());
+            }
+        }
+        Ok(Some(value))
+    }
+
+    /// The code at these addresses and the offset in the file of its first byte; none outside the executable segments.
+    /// `range.size` must have been checked.
+    pub(super) fn code(&self, range: AddressRange) -> Result<Option<(u64, Vec<u8>)>, ElfError> {
+        let offset = self.segments.iter().find_map(|segment| {
+            let distance = range.address.checked_sub(segment.p_vaddr.get(Le))?;
+            let executable = segment.p_type.get(Le) == PT_LOAD && segment.p_flags.get(Le) & PF_X == PF_X;
+            let inside = distance.checked_add(range.size)? <= segment.p_filesz.get(Le);
+            (executable && inside).then(|| segment.p_offset.get(Le).checked_add(distance)).flatten()
+        });
+        let (Some(offset), Ok(size)) = (offset, usize::try_from(range.size)) else { return Ok(None) };
+        Ok(Some((offset, read_range(self.file, offset, range.size, size)?)))
+    }
+
+    /// Reads all of `range`, or none of it when the file has less there.
+    pub(super) fn read_all(&self, range: AddressRange, max: usize) -> Result<Option<Vec<u8>>, ElfError> {
+        let Some(size) = usize::try_from(range.size).ok().filter(|size| *size <= max) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        while bytes.len() < size {
+            let start = bytes.len();
+            let Some(address) = range.address.checked_add(start as u64) else { return Ok(None) };
+            bytes.resize(size.min(start + READ_STEP_BYTES), 0);
+            if self.read_address(address, &mut bytes[start..])? < bytes.len() - start {
+                return Ok(None);
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    fn section_entries<T: pod::Pod + Clone>(&self, section: &SectionHeader64<Le>) -> Result<Vec<T>, ElfError> {
+        if section.sh_entsize.get(Le) != size_of::<T>() as u64 {
+            return Err(ElfError::Malformed("table entry size"));
+        }
+        let bytes = read_range(self.file, section.sh_offset.get(Le), section.sh_size.get(Le), SYMBOLS_BYTES_MAX)?;
+        let (entries, _) = pod::slice_from_bytes::<T>(&bytes, bytes.len() / size_of::<T>())
+            .map_err(|()| ElfError::Malformed("table"))?;
+        Ok(entries.to_vec())
     }
 
     /// Reads up to `buffer.len()` bytes at a virtual address; fewer where the segment's file bytes end, none for an
@@ -187,9 +318,14 @@ fn read_table<T: pod::Pod + Clone, R: ReadAt + ?Sized>(
 
 fn read_range<R: ReadAt + ?Sized>(file: &R, offset: u64, size: u64, max: usize) -> Result<Vec<u8>, ElfError> {
     let size = usize::try_from(size).ok().filter(|size| *size <= max).ok_or(ElfError::Malformed("table too large"))?;
-    let mut bytes = vec![0; size];
-    if file.read_at(&mut bytes, offset)? < size {
-        return Err(ElfError::Malformed("table outside the file"));
+    let mut bytes = Vec::new();
+    while bytes.len() < size {
+        let start = bytes.len();
+        let offset = offset.checked_add(start as u64).ok_or(ElfError::Malformed("table outside the file"))?;
+        bytes.resize(size.min(start + READ_STEP_BYTES), 0);
+        if file.read_at(&mut bytes[start..], offset)? < bytes.len() - start {
+            return Err(ElfError::Malformed("table outside the file"));
+        }
     }
     Ok(bytes)
 }
