@@ -58,4 +58,10 @@ pub enum Kind {
     SocketIo = 13,
     /// [`crate::BlockIo`].
     BlockIo = 14,
+    /// [`crate::FunctionCall`]: a return.
+    FunctionReturn = 15,
+    /// [`crate::FunctionEntrySmall`].
+    FunctionEntrySmall = 16,
+    /// [`crate::FunctionEntryLarge`].
+    FunctionEntryLarge = 17,
 }

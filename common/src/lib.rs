@@ -20,6 +20,7 @@ macro_rules! wire {
 
 mod block;
 mod file;
+mod function;
 mod header;
 mod map;
 mod offsets;
@@ -28,6 +29,7 @@ mod socket;
 
 pub use block::*;
 pub use file::*;
+pub use function::*;
 pub use header::*;
 pub use map::*;
 pub use offsets::*;

@@ -1,8 +1,8 @@
 //! What differs between processors: the layout of `pt_regs` and the numbers of system calls.
 
-/// User registers at the end of a system call (`struct pt_regs`), where the call's arguments still are.
+/// User registers (`struct pt_regs`) at the end of a system call, where the call's arguments still are, or at a uprobe.
 ///
-/// Fields are read directly: the verifier knows the argument of `sys_exit` as a `struct pt_regs`.
+/// Fields are read directly: the verifier knows the argument of `sys_exit` and the context of a uprobe as such.
 #[derive(Clone, Copy)]
 pub struct Registers(*const u64);
 
@@ -59,6 +59,29 @@ mod layout {
         #[inline(always)]
         pub fn g(self) -> u64 {
             self.word(1)
+        }
+        /// Argument or result registers of Go's internal ABI, RAX RBX RCX RDI RSI R8 R9 R10 R11
+        /// (src/cmd/compile/abi-internal.md), then the stack pointer; zeros up to the size that a mask bounds.
+        #[inline(always)]
+        pub fn go(self) -> [u64; 16] {
+            [
+                self.word(10),
+                self.word(5),
+                self.word(11),
+                self.word(14),
+                self.word(13),
+                self.word(9),
+                self.word(8),
+                self.word(7),
+                self.word(6),
+                self.word(19),
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]
         }
     }
 
@@ -128,6 +151,29 @@ mod layout {
         #[inline(always)]
         pub fn g(self) -> u64 {
             self.word(28)
+        }
+        /// Argument or result registers of Go's internal ABI, R0 to R8 (src/cmd/compile/abi-internal.md), then the stack
+        /// pointer; zeros up to the size that a mask bounds.
+        #[inline(always)]
+        pub fn go(self) -> [u64; 16] {
+            [
+                self.word(0),
+                self.word(1),
+                self.word(2),
+                self.word(3),
+                self.word(4),
+                self.word(5),
+                self.word(6),
+                self.word(7),
+                self.word(8),
+                self.word(31),
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]
         }
     }
 

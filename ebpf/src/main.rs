@@ -3,7 +3,8 @@
 //!
 //! One file per thing observed. Programs decide nothing that the agent can decide; what they must know about an
 //! executable the agent writes into `FILES`. Kernel fields are read at offsets that the agent resolved from BTF
-//! ([`kernel`]); BTF tracepoints only, because any classic system call tracepoint slows every call on the host.
+//! ([`kernel`]); BTF tracepoints, because any classic system call tracepoint slows every call on the host, and one program for
+//! uprobes in the go command's functions ([`function`]).
 //! Everything is inlined: BPF subprograms make the linker of LLVM 22 crash while it writes debug information.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
@@ -17,6 +18,7 @@
 mod arch;
 mod block;
 mod file;
+mod function;
 mod goroutine;
 mod iowait;
 mod kernel;

@@ -2,9 +2,9 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use gobuild_trace_common::{DROP_REASONS, FileFacts, FileKey, LostKey};
+use gobuild_trace_common::{DROP_REASONS, FUNCTION_SITES, FileFacts, FileKey, FunctionSite, LostKey};
 
 /// The records.
 #[map]
@@ -17,6 +17,10 @@ pub static PROCS: HashMap<u32, Process> = HashMap::with_max_entries(16384, 0);
 /// What the agent decided about executables. Only user space writes.
 #[map]
 pub static FILES: HashMap<FileKey, FileFacts> = HashMap::with_max_entries(8192, 0);
+
+/// What to read at the places that uprobes are attached at, by attach cookie. Only user space writes.
+#[map]
+pub static SITES: Array<FunctionSite> = Array::with_max_entries(FUNCTION_SITES, 0);
 
 /// Open sockets and files written to, by tgid << 32 | fd. Descriptors that an exit closes are not deleted one by one,
 /// hence LRU; [`Descriptor::birth_ns`] tells a stale one.

@@ -244,7 +244,7 @@ fn emit_exec(facts: &ExecFacts) {
 /// # Safety
 /// `to` must be good for `LIMIT` bytes.
 #[inline(always)]
-unsafe fn read_at_most<const LIMIT: usize>(to: *mut core::ffi::c_void, bytes: u64, from: u64) -> Option<u32> {
+pub unsafe fn read_at_most<const LIMIT: usize>(to: *mut core::ffi::c_void, bytes: u64, from: u64) -> Option<u32> {
     const { assert!(LIMIT.is_power_of_two()) };
     let used = if bytes >= LIMIT as u64 { LIMIT as u64 } else { core::hint::black_box(bytes) & (LIMIT as u64 - 1) };
     // SAFETY: `used` is at most LIMIT; the helper checks the address it reads.

@@ -3,6 +3,8 @@
 //! A package that was compiled is a miss; that is `tools`' knowledge. A hit leaves only look-ups: a file `<hash>-a` that
 //! was there. Which of them is a package's own follows from the names derived from it (`cache.Subkey`), and which
 //! package from the source files that the same goroutine hashed right before (`(*Builder).buildActionID`).
+//!
+//! Where the go command's own decision is seen (`(*Builder).useCache`), it is taken as it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,7 +14,10 @@ use super::{
     cache_path::{self, BuildCacheEntry, EntryKind},
     types::{CacheResult, Package},
 };
-use crate::ring::event::{PathEvent, PathOperation, Task};
+use crate::ring::{
+    call::CallEvent,
+    event::{PathEvent, PathOperation, Task},
+};
 
 /// Look-ups of a build in its build cache.
 #[derive(Debug, Default)]
@@ -25,6 +30,20 @@ pub struct BuildCache {
     hits: HashMap<[u8; 32], Option<String>>,
     /// (process, goroutine) → directory of the last source file that it opened.
     last_sources: HashMap<(u32, u64), String>,
+    /// (process, goroutine) → mode and package of the action that it is deciding on.
+    deciding: HashMap<(u32, u64), (String, Option<String>)>,
+    decisions: Vec<Decision>,
+}
+
+/// What `useCache` said of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// `build`, `link`, …
+    pub mode: String,
+    /// Of the action's package.
+    pub import_path: Option<String>,
+    /// The action need not run.
+    pub hit: bool,
 }
 
 /// Where packages lie, to name them.
@@ -72,6 +91,40 @@ impl BuildCache {
         {
             self.last_sources.insert((task.pid, task.goroutine), directory.to_owned());
         }
+    }
+
+    /// The go command began or ended a decision.
+    pub fn call(&mut self, task: Task, event: &CallEvent) {
+        let goroutine = (task.pid, task.goroutine);
+        match event {
+            CallEvent::CacheBegin { mode, import_path, action: _ } => {
+                self.deciding.insert(goroutine, (mode.clone(), import_path.clone()));
+            }
+            CallEvent::CacheEnd { hit } => {
+                if let Some((mode, import_path)) = self.deciding.remove(&goroutine) {
+                    self.decisions.push(Decision { mode, import_path, hit: *hit });
+                }
+            }
+            CallEvent::SpanBegin { .. }
+            | CallEvent::SpanEnd
+            | CallEvent::RequestBegin(_)
+            | CallEvent::RequestEnd(_)
+            | CallEvent::HopBegin(_)
+            | CallEvent::HopEnd(_)
+            | CallEvent::QueryBegin { .. }
+            | CallEvent::QueryEnd { .. } => {}
+        }
+    }
+
+    /// What the go command decided, where it was seen.
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
+    /// Another image runs in a process: its goroutines count from 1 again.
+    pub fn replaced(&mut self, pid: u32) {
+        self.deciding.retain(|goroutine, _| goroutine.0 != pid);
+        self.last_sources.retain(|goroutine, _| goroutine.0 != pid);
     }
 
     /// GOCACHE as the paths show it.

@@ -1,20 +1,21 @@
 //! From the folded state to rows of the document: the figures that need the whole build.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::{
+    build_cache::Decision,
     disk::durations,
     download::{Charge, Rows, Span},
     fold::{BuildId, BuildState, Model, subcommand},
     share::{self, Shares, Work},
     tools::Child,
     types::{
-        Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, Host,
-        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Probe, Run, SCHEMA_VERSION, Stage, StageShare, Summary,
-        Tool,
+        Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, HitMiss, Host,
+        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Probe, ProbeState, Run, SCHEMA_VERSION, Stage,
+        StageShare, Summary, Tier, Tool,
     },
 };
 use crate::ring::event::Status;
@@ -59,18 +60,31 @@ impl Model {
             schema_version: SCHEMA_VERSION,
             tool: Tool { name: "gobuild-trace".to_owned(), version: self.begin.tool_version.clone() },
             machine: self.begin.machine.clone(),
-            probes: self
-                .begin
-                .probes
-                .iter()
-                .cloned()
-                .map(|(name, state, reason)| Probe { name, state, reason })
-                .collect(),
+            probes: self.probes(&builds),
             run,
             lost_events: self.lost.clone(),
             complete: self.lost.total == 0,
             builds,
         }
+    }
+
+    /// What the run's tiers came to in these builds: the go commands themselves can be too old, too new or unknown.
+    fn probes(&self, builds: &[Build]) -> Vec<Probe> {
+        let states: Vec<&BuildState> =
+            self.builds.values().filter(|state| builds.iter().any(|build| build.id == state.id)).collect();
+        let row = |(name, state, reason): &(Tier, ProbeState, Option<String>)| {
+            let below: Vec<_> = states.iter().filter(|state| state.reach < *name).collect();
+            let whole = Probe { name: *name, state: *state, reason: reason.clone() };
+            match below.first() {
+                Some(first) if *state == ProbeState::Ok => Probe {
+                    state: if below.len() == states.len() { ProbeState::Off } else { ProbeState::Degraded },
+                    reason: first.reach_reason.clone(),
+                    ..whole
+                },
+                Some(_) | None => whole,
+            }
+        };
+        self.begin.probes.iter().map(row).collect()
     }
 
     /// The row of one build, up to now if it has not ended.
@@ -230,48 +244,91 @@ impl BuildState {
         Some((user_ns, system_ns))
     }
 
-    fn caches(
-        &self,
-        modules: &[super::types::Module],
-        files: super::types::HitMiss,
-        share: &impl Fn(&Charge) -> u64,
-    ) -> Caches {
+    fn caches(&self, modules: &[super::types::Module], files: HitMiss, share: &impl Fn(&Charge) -> u64) -> Caches {
         let mut compiled: BTreeMap<String, u64> = BTreeMap::new();
         for child in self.children.iter().filter(|child| child.compiles()) {
             let import_path = child.import_path.clone().unwrap_or_default();
             let duration_ns = child.end_ns.map_or(0, |end_ns| end_ns.saturating_sub(child.start_ns));
             *compiled.entry(import_path).or_default() += duration_ns;
         }
-        let (hits, unnamed) = self.build_cache.hits(&self.layout, &compiled);
-        let hit_count = hits.len() as u64;
-        let mut packages = hits;
+        let forced = self.forced();
+        let result_of_compiled = if forced { CacheResult::Bypass } else { CacheResult::Miss };
+        let decided = self.decided();
+        let (mut packages, unnamed) = match decided {
+            Some(decisions) => (not_compiled(decisions, &compiled), 0),
+            None => self.build_cache.hits(&self.layout, &compiled),
+        };
         packages.extend(compiled.iter().map(|(import_path, &compile_ns)| Package {
             import_path: import_path.clone(),
-            result: CacheResult::Miss,
+            result: result_of_compiled,
             compile_ns: Some(compile_ns),
             wall_share_ns: share(&Charge::Package(import_path.clone())),
         }));
-        let goroutines = self.facts.as_ref().is_some_and(|facts| facts.goroutines);
+        let goroutines = self.facts.as_ref().is_some_and(|facts| facts.tier >= Tier::Goroutine);
         // A hit is seen by its look-up; where one cannot be named, or look-ups leave no file, the sum is unknown.
-        let build = (goroutines && unnamed == 0 && !self.cacheprog() && !packages.is_empty()).then(|| BuildCache {
-            hits: hit_count,
-            misses: compiled.len() as u64,
+        let known = decided.is_some() || goroutines && unnamed == 0 && !self.cacheprog();
+        let build = (known && !packages.is_empty()).then(|| BuildCache {
+            hits: count(&packages, |package| package.result == CacheResult::Hit),
+            misses: count(&packages, |package| package.result != CacheResult::Hit),
             directory: self.build_cache.directory().map(str::to_owned),
-            backend: Some(CacheBackend::Local),
+            backend: Some(if self.cacheprog() { CacheBackend::Cacheprog } else { CacheBackend::Local }),
+        });
+        // With -a the go command does not ask, and counts nothing (`useCache`, cmd/go/internal/work/buildid.go).
+        let actions = decided.filter(|decisions| !decisions.is_empty() && !forced).map(|decisions| HitMiss {
+            hits: count(decisions, |decision| decision.hit),
+            misses: count(decisions, |decision| !decision.hit),
         });
         let module_hits = count(modules, |module| module.result == ModuleResult::Cached);
         Caches {
             build,
-            actions: None,
+            actions,
             module: (!modules.is_empty()).then(|| ModuleCache {
                 hits: module_hits,
                 misses: modules.len() as u64 - module_hits,
                 directory: self.layout.module_cache.clone(),
             }),
             module_files: (!modules.is_empty()).then_some(files),
-            test: None,
+            test: decided.and_then(|decisions| self.tests(decisions)),
             packages,
         }
+    }
+
+    /// What `useCache` said, where every go command of the build was seen from its first instruction on.
+    fn decided(&self) -> Option<&[Decision]> {
+        (!self.unseen).then(|| self.build_cache.decisions())
+    }
+
+    /// `-a`.
+    fn forced(&self) -> bool {
+        let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
+        let flags = settings.map_or("", |settings| settings.flags.as_str());
+        let words = self.arguments.iter().skip(1).map(String::as_str);
+        words
+            .take_while(|word| *word != "--" && *word != "-args")
+            .chain(flags.split_whitespace())
+            .any(|word| matches!(word.trim_start_matches('-'), "a" | "a=true" | "a=1") && word.starts_with('-'))
+    }
+
+    /// Packages whose tests were run, and those whose result was there. The binary of a test is an action of its own; its
+    /// result is asked for before it is linked, and again after (cmd/go/internal/test, `tryCache`): what was neither
+    /// run nor failed to link was there.
+    fn tests(&self, decisions: &[Decision]) -> Option<HitMiss> {
+        let only_built = self.arguments.iter().any(|word| matches!(word.as_str(), "-c" | "--c" | "-n" | "--n"));
+        if subcommand(&self.arguments) != "test" || only_built {
+            return None;
+        }
+        let binaries: BTreeSet<&str> = decisions
+            .iter()
+            .filter(|decision| decision.mode == "link")
+            .filter_map(|decision| decision.import_path.as_deref())
+            .filter(|name| name.ends_with(".test"))
+            .collect();
+        let ended_well = |child: &&Child| child.status == Some(Status::Code(0));
+        let links = self.children.iter().filter(|child| child.phase() == Some(Phase::Link));
+        let misses = count(&self.children, Child::is_test);
+        let whole = links.clone().count() == links.filter(ended_well).count();
+        let hits = (binaries.len() as u64).checked_sub(misses).filter(|_| whole)?;
+        Some(HitMiss { hits, misses })
     }
 
     fn cacheprog(&self) -> bool {
@@ -280,10 +337,28 @@ impl BuildState {
     }
 }
 
+/// Rows of the packages that the go command asked its cache for and did not compile.
+fn not_compiled(decisions: &[Decision], compiled: &BTreeMap<String, u64>) -> Vec<Package> {
+    let mut results: BTreeMap<&str, CacheResult> = BTreeMap::new();
+    for decision in decisions.iter().filter(|decision| decision.mode == "build") {
+        let Some(import_path) = decision.import_path.as_deref() else { continue };
+        let result = if decision.hit { CacheResult::Hit } else { CacheResult::Miss };
+        if !compiled.contains_key(import_path) && import_path != "unsafe" {
+            results.insert(import_path, result);
+        }
+    }
+    let row = |(import_path, result): (&str, CacheResult)| Package {
+        import_path: import_path.to_owned(),
+        result,
+        compile_ns: None,
+        wall_share_ns: 0,
+    };
+    results.into_iter().map(row).collect()
+}
+
 impl Model {
     /// Without the programs of the block layer nothing is known of the disk, not even that it was idle.
     fn sees_blocks(&self) -> bool {
-        use super::types::{ProbeState, Tier};
         self.begin.probes.iter().any(|(tier, state, reason)| {
             let without = reason.as_deref().is_some_and(|reason| reason.contains("block_rq_complete"));
             *tier == Tier::Paths && *state != ProbeState::Off && !without

@@ -1,6 +1,6 @@
 //! Folds events into builds: which process belongs to which, and which part of the model an event is for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     build_cache::{BuildCache, Layout},
@@ -10,7 +10,7 @@ use super::{
     network::Network,
     proxy::Proxies,
     tools::{Child, Purpose},
-    types::{Area, LostEvents, Section},
+    types::{Area, LostEvents, Section, Tier},
 };
 use crate::ring::event::{
     Begin, Body, End, Event, Exec, Exit, Lost, PathEvent, PathOperation, ProcessFacts, Program, Status, Task, Wait,
@@ -53,6 +53,14 @@ pub(super) struct BuildState {
     pub(super) lost: LostEvents,
     pub(super) incomplete: Vec<Section>,
     by_pid: HashMap<u32, usize>,
+    /// Its go commands whose calls are seen from their first instruction on.
+    seen_calling: HashSet<u32>,
+    /// One of them is not seen that way.
+    pub(super) unseen: bool,
+    /// Highest tier that serves all of its go commands from their first instruction on.
+    pub(super) reach: Tier,
+    /// Why it is no higher one.
+    pub(super) reach_reason: Option<String>,
 }
 
 /// A process below a watched one.
@@ -122,9 +130,13 @@ impl Model {
             }
             // It brings no identity of its own: what a link imports is in the rows already.
             Body::Packages(_) => {}
-            Body::File(_) | Body::Stderr(_) | Body::Lock(_) | Body::Connect(_) | Body::Tcp(_) | Body::Socket(_) => {
-                self.go_event(at_ns, task, body)
-            }
+            Body::File(_)
+            | Body::Stderr(_)
+            | Body::Lock(_)
+            | Body::Connect(_)
+            | Body::Tcp(_)
+            | Body::Socket(_)
+            | Body::Call(_) => self.go_event(at_ns, task, body),
         }
     }
 
@@ -183,6 +195,9 @@ impl Model {
             // A toolchain switch: the go command became another by exec and does the same work.
             (Program::Go, Place::Go(build)) => {
                 if let Some(state) = self.builds.get_mut(&build) {
+                    state.download.replaced(task.pid);
+                    state.build_cache.replaced(task.pid);
+                    state.runs(task.pid, facts);
                     state.learn(facts);
                 }
                 place
@@ -190,6 +205,7 @@ impl Model {
             (Program::Go, Place::Child(build, index)) if !self.starts_user_commands(build) => {
                 if let Some(state) = self.builds.get_mut(&build) {
                     state.children[index].runs(&facts.program, &exec);
+                    state.runs(task.pid, facts);
                 }
                 Place::Go(build)
             }
@@ -254,7 +270,12 @@ impl Model {
             lost: LostEvents::default(),
             incomplete: Vec::new(),
             by_pid: HashMap::new(),
+            seen_calling: HashSet::new(),
+            unseen: false,
+            reach: Tier::Requests,
+            reach_reason: None,
         };
+        state.runs(pid, facts);
         state.learn(facts);
         self.builds.insert(id, state);
         id
@@ -325,6 +346,10 @@ impl Model {
                 }
             }
             Body::Tcp(event) => state.network.tcp(at_ns, event),
+            Body::Call(event) if task.goroutine != 0 && state.sees_calls(task.pid) => {
+                state.download.call(at_ns, task, event, &state.network);
+                state.build_cache.call(task, event);
+            }
             Body::Socket(event) => {
                 if let Some(connection) = state.network.socket(at_ns, task, event) {
                     state.download.socket(at_ns, task, event, connection, &mut state.network);
@@ -370,6 +395,24 @@ impl Model {
 }
 
 impl BuildState {
+    /// A go command of it runs.
+    fn runs(&mut self, pid: u32, facts: &ProcessFacts) {
+        if facts.tier < self.reach {
+            self.reach = facts.tier;
+            self.reach_reason.clone_from(&facts.tier_reason);
+        }
+        if facts.tier >= Tier::Requests {
+            self.seen_calling.insert(pid);
+        } else {
+            self.seen_calling.remove(&pid);
+            self.unseen = true;
+        }
+    }
+
+    fn sees_calls(&self, pid: u32) -> bool {
+        self.seen_calling.contains(&pid)
+    }
+
     fn learn(&mut self, facts: &ProcessFacts) {
         if let Some(settings) = &facts.settings {
             if settings.module_cache.is_some() {
@@ -462,6 +505,7 @@ fn sections(kind: &str) -> &'static [Section] {
         "connect" | "tcp" | "socket" => &[Modules, Network],
         "fork" | "exec" | "exit" | "wait" => &[Caches, Tools],
         "block" => &[Disk],
+        "call" => &[Modules, Caches],
         _ => &[Modules, Network, Caches, Tools, Disk],
     }
 }

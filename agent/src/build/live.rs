@@ -67,6 +67,8 @@ impl Model {
                     Subject::Module(module, _) | Subject::Lookup(module) | Subject::Vcs(Some(module), _) => {
                         format!("{} {}", module.path, module.version)
                     }
+                    Subject::Versions(path) | Subject::Latest(path) | Subject::Discovery(path) => path.clone(),
+                    Subject::Supported(database) => database.clone(),
                     Subject::Tile(tile) => format!("tile {tile}"),
                     Subject::Vcs(None, program) => program.clone(),
                 };

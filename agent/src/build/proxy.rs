@@ -12,8 +12,11 @@ pub struct Proxies {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Entry {
-    /// `name[:port]`.
-    Web(String),
+    /// `name[:port]`, and the path that its URLs begin with.
+    Web {
+        host: String,
+        base: String,
+    },
     File,
     Direct,
     Off,
@@ -26,7 +29,11 @@ impl Proxies {
         let entries = proxies
             .iter()
             .map(|proxy| match &proxy.target {
-                ProxyTarget::Url { url: _, host } => Entry::Web(host.clone()),
+                ProxyTarget::Url { url, host } => {
+                    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+                    let base = path.map(|(_, path)| format!("/{}", path.trim_end_matches('/'))).unwrap_or_default();
+                    Entry::Web { host: host.clone(), base }
+                }
                 ProxyTarget::File { .. } => Entry::File,
                 ProxyTarget::Direct => Entry::Direct,
                 ProxyTarget::Off => Entry::Off,
@@ -37,7 +44,7 @@ impl Proxies {
 
     fn web(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().filter_map(|entry| match entry {
-            Entry::Web(host) => Some(host.as_str()),
+            Entry::Web { host, .. } => Some(host.as_str()),
             Entry::File | Entry::Direct | Entry::Off => None,
         })
     }
@@ -48,6 +55,21 @@ impl Proxies {
         let first = web.next();
         let file = self.entries.contains(&Entry::File);
         first.filter(|_| web.next().is_none() && !file)
+    }
+
+    /// Position in GOPROXY of the entry that a URL belongs to, from 0.
+    pub fn position(&self, host: &str, path: &str) -> Option<u32> {
+        let matches = |entry: &Entry| match entry {
+            Entry::Web { host: own, base } if own == host => {
+                let below = path.strip_prefix(base.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'));
+                below.then_some(base.len())
+            }
+            Entry::Web { .. } | Entry::File | Entry::Direct | Entry::Off => None,
+        };
+        let matching = self.entries.iter().enumerate().filter_map(|(at, entry)| Some((matches(entry)?, at)));
+        // Of two that fit, the longer base; of equal ones the first.
+        let (_, at) = matching.max_by_key(|&(base_bytes, at)| (base_bytes, std::cmp::Reverse(at)))?;
+        u32::try_from(at).ok()
     }
 
     /// The host of a connection as it stands in the URL.
@@ -84,6 +106,15 @@ mod tests {
 
     fn proxies(setting: &str) -> Proxies {
         Proxies::new(Some(&parse_proxies(setting)))
+    }
+
+    #[test]
+    fn a_url_belongs_to_the_entry_whose_path_it_continues() {
+        let list = proxies("https://a.test/one,https://a.test/one/two|https://b.test,direct");
+        assert_eq!(list.position("a.test", "/one/example.com/m/@v/list"), Some(0));
+        assert_eq!(list.position("a.test", "/one/two/example.com/m/@v/list"), Some(1));
+        assert_eq!(list.position("b.test", "/example.com/m/@v/list"), Some(2));
+        assert_eq!(list.position("a.test", "/oneself/x"), None);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Child {
     pub end_ns: Option<u64>,
     /// What it turned out to be.
     pub purpose: Purpose,
+    /// It runs a test binary that the go command made.
+    test: bool,
     /// Package it worked on.
     pub import_path: Option<String>,
     /// As the go command was told.
@@ -54,6 +56,7 @@ impl Child {
             start_ns,
             end_ns: None,
             purpose: Purpose::Unknown,
+            test: false,
             import_path: None,
             usage: None,
             status: None,
@@ -77,9 +80,18 @@ impl Child {
             Program::Unknown => Purpose::Unknown,
             Program::Go => Purpose::Helper,
         };
+        // `-exec` puts another program before it.
+        self.test = self.purpose == Purpose::User
+            && exec.arguments.iter().any(|word| word.ends_with(".test") && word.contains("/go-build"))
+            && exec.arguments.iter().any(|word| word.starts_with("-test."));
         if self.import_path.is_none() && matches!(self.purpose, Purpose::Tool(_)) {
             self.import_path = flag_value(&exec.arguments, "-p").map(str::to_owned);
         }
+    }
+
+    /// Runs a test binary that the go command made.
+    pub fn is_test(&self) -> bool {
+        self.test
     }
 
     /// Counts into the figures of the go command's build.

@@ -8,20 +8,24 @@ use std::{
 
 use aya::{
     EbpfLoader, Pod,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Program, ProgramError},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, Program, ProgramError, UProbe},
 };
 use gobuild_trace_common::{DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings};
 use thiserror::Error;
 
-use super::{btf::Btf, events::EventRing};
+use super::{
+    btf::Btf,
+    events::EventRing,
+    functions::{self, Functions, FunctionsError, Place},
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gobuild-trace-ebpf"));
 
 /// Newtype over wire types, which aya asks to be its own kind of plain.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Wire<T>(T);
+pub(super) struct Wire<T>(pub(super) T);
 
 // SAFETY: wire types are `repr(C)`, `Copy`, without padding and valid for every bit pattern.
 unsafe impl<T: Copy + 'static> Pod for Wire<T> {}
@@ -48,11 +52,20 @@ pub struct Config {
     pub max_processes: u32,
     /// Count the programs' run time (costs two clock reads per run).
     pub measure: bool,
+    /// Load the program for uprobes in go commands.
+    pub functions: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ring_bytes: 16 << 20, scope: Scope::Tree, root_cookie: 0, max_processes: 16384, measure: false }
+        Self {
+            ring_bytes: 16 << 20,
+            scope: Scope::Tree,
+            root_cookie: 0,
+            max_processes: 16384,
+            measure: false,
+            functions: false,
+        }
     }
 }
 
@@ -176,6 +189,7 @@ pub struct Probes {
     dropped: PerCpuArray<MapData, u64>,
     lost: HashMap<MapData, Wire<LostKey>, u64>,
     ring: Option<EventRing>,
+    functions: Functions,
     lost_seen: u64,
     lost_cache: Vec<(LostKey, u64)>,
     _statistics: Option<std::os::fd::OwnedFd>,
@@ -235,12 +249,15 @@ impl Probes {
             statuses.push(ProgramStatus { name, tier: *tier, state });
         }
 
+        let unavailable =
+            if config.functions { load_functions(&mut ebpf).err() } else { Some("not asked for".to_owned()) };
         let ring = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         Ok(Self {
             files: take(&mut ebpf, "FILES")?,
             dropped: take(&mut ebpf, "DROPPED")?,
             lost: take(&mut ebpf, "LOST")?,
             ring: Some(EventRing::new(ring)),
+            functions: Functions::new(take::<Array<MapData, Wire<_>>>(&mut ebpf, "SITES")?, unavailable),
             ebpf,
             statuses,
             lost_seen: 0,
@@ -252,6 +269,24 @@ impl Probes {
     /// The programs and whether they run.
     pub fn statuses(&self) -> &[ProgramStatus] {
         &self.statuses
+    }
+
+    /// Why no function of a go command can be watched; `None` when it can.
+    pub fn functions_unavailable(&self) -> Option<&str> {
+        self.functions.unavailable()
+    }
+
+    /// Watches an executable's functions, at all places or at none. The places' bytes must have been verified.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or too many executables are watched already.
+    pub fn attach_functions(&mut self, executable: &fs::File, places: &[Place]) -> Result<(), FunctionsError> {
+        let program: Result<&mut UProbe, _> = self
+            .ebpf
+            .program_mut(functions::PROGRAM)
+            .ok_or(ProgramError::UnexpectedProgramType)
+            .and_then(TryInto::try_into);
+        self.functions.attach(program?, executable, places)
     }
 
     /// The ring's reading end; `None` the second time.
@@ -291,11 +326,17 @@ impl Probes {
     pub fn program_stats(&self) -> Vec<ProgramStats> {
         PROGRAMS
             .iter()
-            .filter_map(|(name, _)| {
-                let Ok(program) = <&BtfTracePoint>::try_from(self.ebpf.program(name)?) else { return None };
+            .map(|(name, _)| *name)
+            .chain([functions::PROGRAM])
+            .filter_map(|name| {
+                let program = self.ebpf.program(name)?;
                 let info = program.info().ok()?;
-                let fd = program.fd().ok()?.as_fd().as_raw_fd();
-                let fdinfo = fdinfo(fd);
+                let fd = match program {
+                    Program::BtfTracePoint(program) => program.fd(),
+                    Program::UProbe(program) => program.fd(),
+                    _ => return None,
+                };
+                let fdinfo = fdinfo(fd.ok()?.as_fd().as_raw_fd());
                 let figure = |name: &str| fdinfo.get(name).copied().unwrap_or(0);
                 Some(ProgramStats {
                     name,
@@ -399,6 +440,12 @@ fn attach(ebpf: &mut aya::Ebpf, name: &str, btf: &aya::Btf) -> Result<(), Progra
     program.load(name, btf)?;
     program.attach()?;
     Ok(())
+}
+
+fn load_functions(ebpf: &mut aya::Ebpf) -> Result<(), String> {
+    let program: Result<&mut UProbe, ProgramError> =
+        ebpf.program_mut(functions::PROGRAM).ok_or(ProgramError::UnexpectedProgramType).and_then(TryInto::try_into);
+    program.and_then(UProbe::load).map_err(|error| shorten(&error))
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(

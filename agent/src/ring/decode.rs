@@ -9,7 +9,7 @@ use gobuild_trace_common as wire;
 use zerocopy::FromBytes;
 
 use super::{
-    content,
+    call, content,
     event::{
         Block, Body, Connect, Event, Exec, Exit, FileEvent, FileOperation, Inode, LockEvent, PathEvent, PathOperation,
         SocketEvent, SocketId, Status, Task, Tcp, TcpChange, Wait,
@@ -182,13 +182,19 @@ pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
                 inode: inode(io.inode_device, io.inode, io.generation),
             })
         }
+        kind if kind == wire::Kind::FunctionReturn as u16
+            || kind == wire::Kind::FunctionEntrySmall as u16
+            || kind == wire::Kind::FunctionEntryLarge as u16 =>
+        {
+            Body::Call(call::event(bytes, kind)?)
+        }
         other => return Err(DecodeError::Unknown { what: "record kind", value: other }),
     };
     let task = Task { pid: header.tgid, tid: header.tid, goroutine: header.goid, parent_goroutine: header.parent_goid };
     Ok(Decoded { event: Event { at_ns: header.ktime_ns, task, body }, executable })
 }
 
-fn read<T: FromBytes>(bytes: &[u8], kind: u16) -> Result<T, DecodeError> {
+pub(super) fn read<T: FromBytes>(bytes: &[u8], kind: u16) -> Result<T, DecodeError> {
     T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| DecodeError::Short {
         kind,
         length: bytes.len(),

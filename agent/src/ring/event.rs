@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::call::CallEvent;
 use crate::{
     build::types::{Machine, ProbeState, Scope, Tier},
     host::{GoSettings, MainModule},
@@ -78,6 +79,8 @@ pub enum Body {
     Tick,
     /// The wrapped command ended. Last event of a wrapper's stream.
     End(End),
+    /// A function of the go command was entered or returned.
+    Call(CallEvent),
 }
 
 /// What holds for the whole stream.
@@ -144,8 +147,10 @@ pub struct ProcessFacts {
     pub program: Program,
     /// From the build info, such as `go1.26.8`.
     pub go_version: Option<String>,
-    /// Goroutine offsets are known for that version.
-    pub goroutines: bool,
+    /// Highest tier that serves this process from its first instruction on.
+    pub tier: Tier,
+    /// Why it is no higher one than the run allows.
+    pub tier_reason: Option<String>,
     /// Working directory.
     pub directory: Option<String>,
     /// The main module, as its go.mod says.
@@ -166,7 +171,8 @@ impl ProcessFacts {
         Self {
             program: Program::Unknown,
             go_version: None,
-            goroutines: false,
+            tier: Tier::Paths,
+            tier_reason: None,
             directory: None,
             main_module: None,
             settings: None,

@@ -8,7 +8,9 @@ use std::{
 
 use gobuild_trace_common::{FileFacts, FileKey, Role};
 
+use super::instrument::Instruments;
 use crate::{
+    build::Tier,
     gobin::{self, GoroutineOffsets, Recognised},
     host::{Variable, process::Process},
     probe::{self, Probes},
@@ -24,12 +26,14 @@ use crate::{
 pub struct Inspector {
     goroutines: bool,
     known: HashMap<Executable, Recognised>,
+    instruments: Instruments,
 }
 
 impl Inspector {
-    /// `goroutines`: let the kernel programs read goroutine ids.
-    pub fn new(goroutines: bool) -> Self {
-        Self { goroutines, known: HashMap::new() }
+    /// `allowed`: the highest tier that may be used.
+    pub fn new(allowed: Tier) -> Self {
+        let goroutines = allowed >= Tier::Goroutine;
+        Self { goroutines, known: HashMap::new(), instruments: Instruments::new(allowed) }
     }
 
     /// Tells the kernel of the go commands that a build is likely to run, so that their first instructions are seen
@@ -37,9 +41,12 @@ impl Inspector {
     pub fn prepare(&mut self, candidates: &[PathBuf], probes: &mut Probes) {
         for path in candidates {
             let Ok(path) = path.canonicalize() else { continue };
-            let recognised = File::open(&path).and_then(|file| gobin::recognise(&file, &path.to_string_lossy()));
-            let Ok(recognised) = recognised else { continue };
+            let Ok(file) = File::open(&path) else { continue };
+            let Ok(recognised) = gobin::recognise(&file, &path.to_string_lossy()) else { continue };
             if let Ok(key) = probe::file_key(&path) {
+                if let Recognised::Go(go) = &recognised {
+                    self.instruments.watch(key.into(), &file, go, probes);
+                }
                 self.decide(key, &recognised, probes);
             }
         }
@@ -48,32 +55,35 @@ impl Inspector {
     /// The facts of an exec, as the event that follows it.
     pub fn inspect(&mut self, event: &Event, file: Executable, probes: &mut Probes) -> Event {
         let facts = match &event.body {
-            Body::Exec(exec) => self.facts(event.task.pid, exec, file, probes),
+            Body::Exec(exec) => self.facts(event.task.pid, event.at_ns, exec, file, probes),
             _ => ProcessFacts::unknown(),
         };
         Event { at_ns: event.at_ns, task: event.task, body: Body::Facts(Box::new(facts)) }
     }
 
-    fn facts(&mut self, pid: u32, exec: &Exec, file: Executable, probes: &mut Probes) -> ProcessFacts {
+    fn facts(&mut self, pid: u32, exec_ns: u64, exec: &Exec, file: Executable, probes: &mut Probes) -> ProcessFacts {
         let recognised = match self.known.get(&file) {
             Some(recognised) => recognised.clone(),
             None => {
-                let Some(recognised) = recognise(pid, exec, file) else {
+                let Some((opened, recognised)) = recognise(pid, exec, file) else {
                     return ProcessFacts { too_late: true, ..ProcessFacts::unknown() };
                 };
+                // The kernel programs wait for the verdict; uprobes take longer.
                 self.decide(file.key(), &recognised, probes);
+                if let Recognised::Go(go) = &recognised {
+                    self.instruments.watch(file, &opened, go, probes);
+                }
                 self.known.insert(file, recognised.clone());
                 recognised
             }
         };
-        let offsets = recognised.go().and_then(GoroutineOffsets::of).is_some();
         let mut facts = ProcessFacts {
             program: program(&recognised),
             go_version: recognised.go().map(|go| go.go_version.to_string()),
-            goroutines: offsets && self.goroutines,
             ..ProcessFacts::unknown()
         };
         if facts.program == Program::Go {
+            (facts.tier, facts.tier_reason) = self.instruments.reach(file, exec_ns);
             describe(pid, exec, &mut facts);
         }
         facts
@@ -142,7 +152,7 @@ fn below_exporting_wrapper(pid: u32) -> bool {
 
 /// What a file is that was just executed. The process may have ended or gone on to another executable: then the file is
 /// asked by its path, if it still is that file.
-fn recognise(pid: u32, exec: &Exec, file: Executable) -> Option<Recognised> {
+fn recognise(pid: u32, exec: &Exec, file: Executable) -> Option<(File, Recognised)> {
     let running = Process::open(pid).and_then(|process| process.open_executable()).known();
     let running = running.filter(|opened| (opened.size, opened.ctime_s) == (file.size, file.ctime_s));
     let opened = running.map(|opened| opened.file).or_else(|| {
@@ -150,7 +160,9 @@ fn recognise(pid: u32, exec: &Exec, file: Executable) -> Option<Recognised> {
         let same = path.is_absolute() && probe::file_key(path).is_ok_and(|key| Executable::from(key) == file);
         same.then(|| File::open(path).ok()).flatten()
     });
-    gobin::recognise(&opened?, &exec.path).ok()
+    let opened = opened?;
+    let recognised = gobin::recognise(&opened, &exec.path).ok()?;
+    Some((opened, recognised))
 }
 
 fn program(recognised: &Recognised) -> Program {

@@ -6,6 +6,7 @@
 
 mod session;
 mod inspect;
+mod instrument;
 pub mod stall;
 
 pub use inspect::EXPORTING_WRAPPER;

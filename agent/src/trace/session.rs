@@ -77,6 +77,7 @@ impl Session {
             },
             root_cookie: options.root_cookie,
             measure: options.measure,
+            functions: options.tier > Tier::Goroutine,
             ..probe::Config::default()
         })?;
         let ring = probes.ring().ok_or_else(|| ProbeError::Map { name: "EVENTS", reason: "is in use".to_owned() })?;
@@ -95,7 +96,7 @@ impl Session {
         };
         let begin_ns = clock.monotonic_ns;
         let mut session = Self {
-            inspector: Inspector::new(options.tier >= Tier::Goroutine),
+            inspector: Inspector::new(options.tier),
             probes,
             ring,
             model: Model::new(begin_ns, begin.clone()),
@@ -261,17 +262,15 @@ fn tiers(probes: &Probes, allowed: Tier) -> Vec<(Tier, ProbeState, Option<String
     let missing: Vec<String> =
         by_reason.iter().map(|(reason, names)| format!("{}: {reason}", names.join(", "))).collect();
     let paths = if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded };
-    let goroutine = match allowed {
-        Tier::Paths => (Tier::Goroutine, ProbeState::Off, Some("switched off by --probes".to_owned())),
-        Tier::Goroutine | Tier::Spans | Tier::Requests => (Tier::Goroutine, ProbeState::Ok, None),
-    };
-    vec![
-        (Tier::Paths, paths, (!missing.is_empty()).then(|| missing.join("; "))),
-        goroutine,
-        // Not part of this version: no reason, or every report would say so.
-        (Tier::Spans, ProbeState::Off, None),
-        (Tier::Requests, ProbeState::Off, None),
-    ]
+    let mut rows = vec![(Tier::Paths, paths, (!missing.is_empty()).then(|| missing.join("; ")))];
+    for tier in [Tier::Goroutine, Tier::Spans, Tier::Requests] {
+        rows.push(match probes.functions_unavailable() {
+            _ if tier > allowed => (tier, ProbeState::Off, Some("switched off by --probes".to_owned())),
+            Some(reason) if tier > Tier::Goroutine => (tier, ProbeState::Off, Some(reason.to_owned())),
+            _ => (tier, ProbeState::Ok, None),
+        });
+    }
+    rows
 }
 
 fn kind_name(kind: u16) -> &'static str {
@@ -288,6 +287,12 @@ fn kind_name(kind: u16) -> &'static str {
         kind if kind == Kind::TcpState as u16 => "tcp",
         kind if kind == Kind::SocketIo as u16 => "socket",
         kind if kind == Kind::BlockIo as u16 => "block",
+        kind if kind == Kind::FunctionReturn as u16
+            || kind == Kind::FunctionEntrySmall as u16
+            || kind == Kind::FunctionEntryLarge as u16 =>
+        {
+            "call"
+        }
         _ => "",
     }
 }

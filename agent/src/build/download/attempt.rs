@@ -5,12 +5,21 @@ use super::super::{
     network::{ConnectionIndex, Opening},
     types::{ErrorType, FetchKind, FileKind, FollowsBecause, Stage, Stages},
 };
+use crate::ring::call::RequestUrl;
 
 /// What is fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
     /// A file of a module version.
     Module(ModuleVersion, FileKind),
+    /// The known versions of a module.
+    Versions(String),
+    /// The newest version of a module.
+    Latest(String),
+    /// Where the repository of an import path is.
+    Discovery(String),
+    /// Whether a proxy serves a checksum database.
+    Supported(String),
     /// A record of the checksum database.
     Lookup(ModuleVersion),
     /// A tile of the checksum database.
@@ -26,24 +35,38 @@ impl Subject {
             Self::Module(_, FileKind::Info) => FetchKind::Info,
             Self::Module(_, FileKind::Mod) => FetchKind::Mod,
             Self::Module(_, FileKind::Zip) => FetchKind::Zip,
+            Self::Versions(_) => FetchKind::List,
+            Self::Latest(_) => FetchKind::Latest,
+            Self::Discovery(_) => FetchKind::GoGet,
+            Self::Supported(_) => FetchKind::Supported,
             Self::Lookup(_) => FetchKind::Lookup,
             Self::Tile(_) => FetchKind::Tile,
             Self::Vcs(..) => FetchKind::Vcs,
         }
     }
 
-    /// The module it is fetched for.
+    /// The module version it is fetched for.
     pub fn module(&self) -> Option<&ModuleVersion> {
         match self {
             Self::Module(module, _) | Self::Lookup(module) => Some(module),
             Self::Vcs(module, _) => module.as_ref(),
-            Self::Tile(_) => None,
+            Self::Versions(_) | Self::Latest(_) | Self::Discovery(_) | Self::Supported(_) | Self::Tile(_) => None,
+        }
+    }
+
+    /// Path of the module (or import path) it is fetched for.
+    pub fn module_path(&self) -> Option<&str> {
+        match self {
+            Self::Versions(path) | Self::Latest(path) | Self::Discovery(path) => Some(path),
+            Self::Module(..) | Self::Lookup(_) | Self::Vcs(..) | Self::Supported(_) | Self::Tile(_) => {
+                self.module().map(|module| module.path.as_str())
+            }
         }
     }
 
     /// Of the checksum database.
     pub fn is_sumdb(&self) -> bool {
-        matches!(self, Self::Lookup(_) | Self::Tile(_))
+        matches!(self, Self::Supported(_) | Self::Lookup(_) | Self::Tile(_))
     }
 }
 
@@ -56,6 +79,31 @@ pub enum Outcome {
     Failed,
     /// It never was an attempt: a cache look-up that no request followed.
     Dissolved,
+}
+
+/// One HTTP request of an attempt, as the go command's own functions tell it. Times are CLOCK_MONOTONIC.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    /// What is asked for.
+    pub url: RequestUrl,
+    /// `roundTrip` was entered.
+    pub begin_ns: u64,
+    /// It returned.
+    pub end_ns: Option<u64>,
+    /// Status of its answer.
+    pub status: Option<u16>,
+    /// It left.
+    pub sent_ns: Option<u64>,
+    /// On which connection.
+    pub connection: Option<ConnectionIndex>,
+}
+
+impl Hop {
+    /// A request line and `Host` header are this request's.
+    pub fn asks_for(&self, path: &str, host: Option<&str>) -> bool {
+        let plain = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+        (plain == self.url.path || path == self.url.path) && host.is_none_or(|host| host == self.url.host)
+    }
 }
 
 /// One attempt. Times are CLOCK_MONOTONIC.
@@ -71,8 +119,6 @@ pub struct Attempt {
     pub asked_ns: u64,
     /// The request left.
     pub sent_ns: Option<u64>,
-    /// Requests put on the wire.
-    pub requests: u32,
     /// When further requests left.
     pub sent_again_ns: Vec<u64>,
     /// On which connection.
@@ -101,6 +147,10 @@ pub struct Attempt {
     pub error: Option<(ErrorType, Option<String>)>,
     /// Last sign of life.
     pub progress_ns: u64,
+    /// What the go command called `web.get` with.
+    pub url: Option<RequestUrl>,
+    /// Its requests; empty where the tier does not see them.
+    pub hops: Vec<Hop>,
 }
 
 impl Attempt {
@@ -112,7 +162,6 @@ impl Attempt {
             goroutine,
             asked_ns,
             sent_ns: None,
-            requests: 0,
             sent_again_ns: Vec::new(),
             connection: None,
             first_byte_ns: None,
@@ -127,6 +176,8 @@ impl Attempt {
             follows: None,
             error: None,
             progress_ns: asked_ns,
+            url: None,
+            hops: Vec::new(),
         }
     }
 
@@ -137,13 +188,18 @@ impl Attempt {
 
     /// Something besides a failed cache look-up says that this is an attempt.
     pub fn evident(&self) -> bool {
-        self.sent_ns.is_some() || self.file_opened || matches!(self.subject, Subject::Vcs(..))
+        self.sent_ns.is_some() || self.file_opened || self.url.is_some() || matches!(self.subject, Subject::Vcs(..))
     }
 
     /// A request left on a connection.
     pub fn sent(&mut self, at_ns: u64, connection: ConnectionIndex) {
-        self.requests += 1;
         self.progress_ns = at_ns;
+        if let Some(hop) = self.hops.last_mut()
+            && hop.sent_ns.is_none()
+        {
+            hop.sent_ns = Some(at_ns.max(hop.begin_ns));
+            hop.connection = Some(connection);
+        }
         if self.sent_ns.is_none() {
             self.sent_ns = Some(at_ns.max(self.asked_ns));
             self.connection = Some(connection);
@@ -165,8 +221,10 @@ impl Attempt {
         }
     }
 
-    /// The stages up to `end_ns` as spans and as sums, which are the same numbers.
-    pub fn stages(&self, end_ns: u64, opening: Option<Opening>) -> Timeline {
+    /// The stages up to `end_ns` as spans and as sums, which are the same numbers. `openings` belong to the attempt's
+    /// requests, one each.
+    pub fn stages(&self, end_ns: u64, openings: &[Option<Opening>]) -> Timeline {
+        let opening = openings.first().copied().flatten();
         let mut timeline = Timeline::default();
         let end_ns = end_ns.max(self.asked_ns);
         let clamp = |at_ns: Option<u64>| at_ns.map(|at_ns| at_ns.clamp(self.asked_ns, end_ns));
@@ -179,12 +237,13 @@ impl Attempt {
         let web_end_ns = last_byte_ns.or(verify_from_ns).unwrap_or(end_ns);
         let first_byte_ns = clamp(self.first_byte_ns).map(|at_ns| at_ns.min(web_end_ns));
         let headers_ns = first_byte_ns.unwrap_or(web_end_ns);
-        match clamp(self.sent_ns).map(|at_ns| at_ns.min(headers_ns)) {
-            Some(sent_ns) => {
-                timeline.wait_for_connection(self.asked_ns, sent_ns, opening);
-                timeline.push(Stage::Ttfb, sent_ns, headers_ns);
+        if let [_, _, ..] = self.hops.as_slice() {
+            for (place, opening) in (0..self.hops.len()).zip(openings) {
+                let (from_ns, to_ns) = self.hop_span(place, headers_ns);
+                timeline.request(from_ns, self.hops[place].sent_ns, to_ns, *opening);
             }
-            None => timeline.wait_for_connection(self.asked_ns, headers_ns, opening),
+        } else {
+            timeline.request(self.asked_ns, clamp(self.sent_ns), headers_ns, opening);
         }
         if first_byte_ns.is_some() {
             timeline.push(Stage::Transfer, headers_ns, web_end_ns);
@@ -195,6 +254,25 @@ impl Attempt {
             _ => {}
         }
         timeline
+    }
+
+    /// Begin and end of a request among several: they follow one another without a gap, the last ends with the headers.
+    fn hop_span(&self, place: usize, headers_ns: u64) -> (u64, u64) {
+        let begin = |place: usize| match self.hops.get(place) {
+            Some(hop) if place > 0 => hop.begin_ns.clamp(self.asked_ns, headers_ns),
+            Some(_) => self.asked_ns,
+            None => headers_ns,
+        };
+        (begin(place), begin(place + 1))
+    }
+
+    /// The stages of one request among several, up to its headers.
+    pub fn hop_stages(&self, place: usize, end_ns: u64, opening: Option<Opening>) -> Stages {
+        let headers_ns = self.first_byte_ns.unwrap_or(end_ns).clamp(self.asked_ns, end_ns.max(self.asked_ns));
+        let (from_ns, to_ns) = self.hop_span(place, headers_ns);
+        let mut timeline = Timeline::default();
+        timeline.request(from_ns, self.hops.get(place).and_then(|hop| hop.sent_ns), to_ns, opening);
+        timeline.sums()
     }
 }
 
@@ -208,6 +286,17 @@ pub struct Timeline {
 impl Timeline {
     fn push(&mut self, stage: Stage, from_ns: u64, to_ns: u64) {
         self.spans.push((stage, from_ns, to_ns.max(from_ns)));
+    }
+
+    /// One request: waiting to leave, then for its headers.
+    fn request(&mut self, from_ns: u64, sent_ns: Option<u64>, headers_ns: u64, opening: Option<Opening>) {
+        match sent_ns.map(|at_ns| at_ns.clamp(from_ns, headers_ns)) {
+            Some(sent_ns) => {
+                self.wait_for_connection(from_ns, sent_ns, opening);
+                self.push(Stage::Ttfb, sent_ns, headers_ns);
+            }
+            None => self.wait_for_connection(from_ns, headers_ns, opening),
+        }
     }
 
     /// `[from, to)`: the parts in which the connection was being opened, and the queue around them.
@@ -274,7 +363,7 @@ mod tests {
         attempt.verify_from_ns = Some(610);
         // The look-up began before the fetch: only what lies in [asked, sent] counts.
         let opening = Opening { dns: Some((50, 110)), connect: Some((120, 130)), tls: Some((130, 170)) };
-        let stages = attempt.stages(700, Some(opening)).sums();
+        let stages = attempt.stages(700, &[Some(opening)]).sums();
         assert_eq!(
             stages,
             Stages {
@@ -295,7 +384,7 @@ mod tests {
     fn an_unseen_boundary_leaves_the_time_in_the_earlier_stage() {
         let mut attempt = attempt();
         attempt.first_byte_ns = Some(400);
-        let stages = attempt.stages(700, None).sums();
+        let stages = attempt.stages(700, &[None]).sums();
         assert_eq!((stages.queue_ns, stages.ttfb_ns, stages.transfer_ns), (Some(300), None, Some(300)));
     }
 
@@ -303,7 +392,7 @@ mod tests {
     fn a_request_without_an_answer_waits_for_its_first_byte() {
         let mut attempt = attempt();
         attempt.sent(150, 0);
-        let timeline = attempt.stages(1_000, Some(Opening::default()));
+        let timeline = attempt.stages(1_000, &[Some(Opening::default())]);
         assert_eq!(timeline.last(), Some((Stage::Ttfb, 150)));
         assert_eq!(timeline.sums().sum_ns(), 900);
     }

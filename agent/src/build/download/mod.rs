@@ -5,6 +5,8 @@
 //! before it is asked for. Goroutines tie requests on connections to what was asked. Looks and shares are `rows`'.
 
 mod attempt;
+mod call;
+mod error;
 mod rows;
 
 use std::{
@@ -14,6 +16,9 @@ use std::{
 
 pub use attempt::{Attempt, Outcome, Subject, Timeline};
 pub use rows::{Charge, Rows, Span};
+
+use call::Calls;
+use error::{classify, of_the_network, status_error};
 
 use super::{
     cache_path::{CachePath, ModuleFile, ModuleVersion, SumdbRecord},
@@ -47,6 +52,10 @@ pub struct Download {
     sumdb_name: Option<String>,
     /// Files that this build fetched or began to.
     fetched: HashSet<(ModuleVersion, FileKind)>,
+    /// (process, goroutine) → which of the watched functions it is in.
+    calls: HashMap<(u32, u64), Calls>,
+    /// (process, goroutine) → the attempt that last answered a query of it.
+    last_answers: HashMap<(u32, u64), usize>,
 }
 
 /// What is known of a module version besides its fetches.
@@ -193,7 +202,12 @@ impl Download {
     /// The temporary file of a `.mod` or `.info` is opened when its whole body is there.
     fn answered(&mut self, at_ns: u64, task: Task, subject: Subject) -> usize {
         let index = self.by_subject.get(&(task.pid, subject.clone())).copied();
-        let index = index.filter(|&index| self.attempts[index].open()).unwrap_or_else(|| {
+        let index = index.filter(|&index| self.attempts[index].open());
+        let by_query = match (index, &subject) {
+            (None, Subject::Module(module, FileKind::Info)) => self.named_by_query(task, module),
+            _ => None,
+        };
+        let index = index.or(by_query).unwrap_or_else(|| {
             // Nobody asked: `@latest` answers with an `.info` too.
             self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
             self.attempts.len() - 1
@@ -291,7 +305,6 @@ impl Download {
         let attempt = &mut self.attempts[index];
         if attempt.verify_from_ns.is_none() && attempt.open() {
             attempt.verify_from_ns = Some(attempt.sent_again_ns.first().copied().unwrap_or(at_ns));
-            attempt.requests -= u32::try_from(attempt.sent_again_ns.len()).unwrap_or(0).min(attempt.requests);
         }
     }
 
@@ -310,6 +323,8 @@ impl Download {
         match event.operation {
             FileOperation::FirstWrite if zip => attempt.first_byte_ns = Some(attempt.first_byte_ns.unwrap_or(at_ns)),
             FileOperation::FirstWrite | FileOperation::Progress => {}
+            // The function that asked has returned by now, and said why.
+            FileOperation::Truncate if attempt.url.is_some() && !attempt.open() => {}
             FileOperation::Truncate => {
                 // TryProxies (modfetch/proxy.go) empties the file after each attempt that failed.
                 attempt.fail(at_ns, ErrorType::Other, None);
@@ -357,10 +372,11 @@ impl Download {
 
     /// A goroutine that a requester started dialled a connection.
     pub fn dialled(&mut self, dialler: Task, connection: ConnectionIndex, network: &mut Network) {
-        let waiting = self.current.get(&(dialler.pid, dialler.parent_goroutine));
-        let module = waiting.and_then(|&index| self.attempts[index].subject.module());
+        let goroutine = (dialler.pid, dialler.parent_goroutine);
+        let waiting = self.requesting(goroutine).or_else(|| self.current.get(&goroutine).copied());
+        let module = waiting.and_then(|index| self.attempts[index].subject.module_path());
         if let Some(module) = module.filter(|_| dialler.parent_goroutine != 0) {
-            network.opened_for(connection, &module.path);
+            network.opened_for(connection, module);
         }
     }
 
@@ -376,15 +392,20 @@ impl Download {
         match &event.content {
             Content::HttpRequest { path, host, .. } if event.write => {
                 let sent = self.attempts.iter_mut().enumerate().rev().find(|(_, attempt)| {
+                    let hop = attempt.hops.last();
                     attempt.open()
                         && attempt.pid == task.pid
-                        && attempt.sent_ns.is_none()
-                        && names(path, &attempt.subject)
+                        && hop.map_or_else(
+                            || attempt.sent_ns.is_none() && names(path, &attempt.subject),
+                            |hop| hop.sent_ns.is_none() && hop.asks_for(path, host.as_deref()),
+                        )
                 });
                 if let Some((index, attempt)) = sent {
                     attempt.sent(at_ns, connection);
-                    attempt.host.clone_from(host);
-                    let module = attempt.subject.module().map(|module| module.path.clone());
+                    if attempt.url.is_none() {
+                        attempt.host.clone_from(host);
+                    }
+                    let module = attempt.subject.module_path().map(str::to_owned);
                     network.carried(connection, module.as_deref());
                     self.plain.insert(connection, index);
                 }
@@ -403,7 +424,8 @@ impl Download {
             Content::TlsData | Content::Opaque => {
                 // Over HTTP/1 the requester reads the body itself; the last write before it was its request.
                 let written_ns = network.connection(connection).last_write_ns();
-                let own = self.current.get(&(task.pid, task.goroutine)).copied();
+                let goroutine = (task.pid, task.goroutine);
+                let own = self.requesting_or_reading(goroutine).or_else(|| self.current.get(&goroutine).copied());
                 if task.goroutine != 0
                     && let Some(index) = own
                     && self.attempts[index].sent_ns.is_none()
@@ -436,20 +458,27 @@ impl Download {
         }
         let key = (pid, requester);
         let open = |index: &&usize| self.attempts[**index].open();
-        let index = self.current_sumdb.get(&key).filter(open).or_else(|| self.current.get(&key).filter(open)).copied();
+        let index = self
+            .requesting_or_reading(key)
+            .or_else(|| self.current_sumdb.get(&key).filter(open).copied())
+            .or_else(|| self.current.get(&key).filter(open).copied());
         let module = index.and_then(|index| {
             let attempt = &mut self.attempts[index];
             attempt.sent(at_ns, connection);
-            attempt.subject.module().map(|module| module.path.clone())
+            attempt.subject.module_path().map(str::to_owned)
         });
         network.carried(connection, module.as_deref());
     }
 
     fn response(&mut self, at_ns: u64, index: usize, status: u16) {
         let attempt = &mut self.attempts[index];
+        attempt.progress_ns = at_ns;
+        // Where the function that asked is seen, its return says more.
+        if attempt.url.is_some() {
+            return;
+        }
         attempt.status = Some(status);
         attempt.first_byte_ns.get_or_insert(at_ns);
-        attempt.progress_ns = at_ns;
         if status < 400 {
             return;
         }
@@ -565,8 +594,12 @@ impl Download {
             });
             (attempt.evident() || dialled.is_some()).then(|| {
                 let connection = attempt.connection.or(dialled);
-                let opening = connection.map(|index| network.opening(index, now_ns));
-                let timeline = attempt.stages(now_ns, opening);
+                let further = attempt.hops.iter().skip(1).map(|hop| hop.connection);
+                let openings: Vec<_> = std::iter::once(connection)
+                    .chain(further)
+                    .map(|connection| connection.map(|index| network.opening(index, now_ns)))
+                    .collect();
+                let timeline = attempt.stages(now_ns, &openings);
                 (attempt, timeline)
             })
         })
@@ -621,21 +654,6 @@ fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String
         .find_map(|(_, connection)| connection.failure())
 }
 
-/// A failure to reach a server or to keep a connection.
-fn of_the_network(kind: ErrorType) -> bool {
-    use ErrorType::{
-        Cancelled, Certificate, Checksum, ConnectionRefused, FileSystem, HostNotFound, HostUnreachable, Http4xx,
-        Http5xx, Http401, Http403, Http404, Http410, Http429, Http500, Http502, Http503, Http504, NetworkUnreachable,
-        Other, Reset, TimedOut, TlsHandshake, TryAgain, Vcs,
-    };
-    match kind {
-        HostNotFound | TryAgain | TimedOut | ConnectionRefused | NetworkUnreachable | HostUnreachable | Reset
-        | TlsHandshake | Certificate => true,
-        Http401 | Http403 | Http404 | Http410 | Http429 | Http4xx | Http500 | Http502 | Http503 | Http504 | Http5xx
-        | Checksum | Vcs | FileSystem | Cancelled | Other => false,
-    }
-}
-
 /// A request path names the subject: `…/<module>/@v/<version>.<kind>` with upper-case letters escaped.
 fn names(path: &str, subject: &Subject) -> bool {
     let Some((module, name)) = path.rsplit_once("/@v/") else {
@@ -656,51 +674,4 @@ fn names(path: &str, subject: &Subject) -> bool {
         && unescape(module).is_some_and(|module| {
             module.strip_suffix(wanted.path.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('/'))
         })
-}
-
-/// The error type of an HTTP status.
-pub fn status_error(status: u16) -> ErrorType {
-    match status {
-        401 => ErrorType::Http401,
-        403 => ErrorType::Http403,
-        404 => ErrorType::Http404,
-        410 => ErrorType::Http410,
-        429 => ErrorType::Http429,
-        400 | 402 | 405..=409 | 411..=428 | 430..=499 => ErrorType::Http4xx,
-        500 => ErrorType::Http500,
-        502 => ErrorType::Http502,
-        503 => ErrorType::Http503,
-        504 => ErrorType::Http504,
-        501 | 505..=599 => ErrorType::Http5xx,
-        _ => ErrorType::Other,
-    }
-}
-
-/// The error type of a line that the go command wrote (texts: net, crypto/tls, cmd/go/internal/{web,modfetch}).
-fn classify(line: &str) -> Option<ErrorType> {
-    const TEXTS: [(&str, ErrorType); 22] = [
-        ("no such host", ErrorType::HostNotFound),
-        ("server misbehaving", ErrorType::TryAgain),
-        ("connection refused", ErrorType::ConnectionRefused),
-        ("network is unreachable", ErrorType::NetworkUnreachable),
-        ("no route to host", ErrorType::HostUnreachable),
-        ("TLS handshake timeout", ErrorType::TimedOut),
-        ("i/o timeout", ErrorType::TimedOut),
-        ("failed to verify certificate", ErrorType::Certificate),
-        ("x509: ", ErrorType::Certificate),
-        ("tls: ", ErrorType::TlsHandshake),
-        ("connection reset by peer", ErrorType::Reset),
-        ("unexpected EOF", ErrorType::Reset),
-        ("checksum mismatch", ErrorType::Checksum),
-        ("401 Unauthorized", ErrorType::Http401),
-        ("403 Forbidden", ErrorType::Http403),
-        ("404 Not Found", ErrorType::Http404),
-        ("410 Gone", ErrorType::Http410),
-        ("429 Too Many Requests", ErrorType::Http429),
-        ("500 Internal Server Error", ErrorType::Http500),
-        ("502 Bad Gateway", ErrorType::Http502),
-        ("503 Service Unavailable", ErrorType::Http503),
-        ("504 Gateway Timeout", ErrorType::Http504),
-    ];
-    TEXTS.iter().find(|(text, _)| line.contains(text)).map(|&(_, kind)| kind)
 }

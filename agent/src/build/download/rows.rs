@@ -8,7 +8,10 @@ use super::{
         network::{ConnectionIndex, Network, Opening},
         proxy::Proxies,
         share::{self, Work},
-        types::{ErrorType, Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Source, Stage, Sumdb},
+        types::{
+            ErrorType, Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Redirect, Source, Stage,
+            Sumdb,
+        },
     },
     Attempt, Download, Outcome, Subject, Timeline,
 };
@@ -85,6 +88,9 @@ impl Download {
                 sumdb.push(fetch);
             } else if let Some(module) = attempt.subject.module() {
                 fetches.entry(module.clone()).or_default().push((fetch, timeline));
+            } else if let Some(path) = attempt.subject.module_path() {
+                let module = ModuleVersion { path: path.to_owned(), version: String::new() };
+                fetches.entry(module).or_default().push((fetch, timeline));
             }
         }
 
@@ -127,41 +133,72 @@ impl Download {
         // The connection that carried the request; before there is a request, the one that is being opened for it.
         let connection = attempt.connection.or(dialled.filter(|_| state != FetchState::Done));
         let end_ns = attempt.end.map_or(span.end_ns, |(at_ns, _)| at_ns);
-        let opening = connection.map(|index| network.opening(index, end_ns)).or_else(|| {
+        let opening_of = |connection: Option<ConnectionIndex>| connection.map(|index| network.opening(index, end_ns));
+        let opening = opening_of(connection).or_else(|| {
             let not_found = attempt.error.as_ref().is_some_and(|(kind, _)| *kind == ErrorType::HostNotFound);
             let dns = network.failed_lookup(attempt.pid, attempt.asked_ns, end_ns).filter(|_| not_found);
             dns.map(|dns| Opening { dns: Some(dns), ..Opening::default() })
         });
-        let timeline = attempt.stages(end_ns, opening);
+        let mut openings = vec![opening];
+        openings.extend(attempt.hops.iter().skip(1).map(|hop| opening_of(hop.connection)));
+        let timeline = attempt.stages(end_ns, &openings);
         let stages = timeline.sums();
+        let redirects = (1..attempt.hops.len())
+            .filter(|&place| attempt.hops[place - 1].status.is_some_and(|status| (300..400).contains(&status)))
+            .map(|place| {
+                let hop = &attempt.hops[place];
+                Redirect {
+                    url: hop.url.text.clone(),
+                    host: hop.url.host.clone(),
+                    status: hop.status,
+                    connection: hop.connection.map(|index| index as u64 + 1),
+                    stages: attempt.hop_stages(place, end_ns, openings[place]),
+                }
+            })
+            .collect();
         let vcs = matches!(attempt.subject, Subject::Vcs(..));
         let host = attempt
             .host
             .clone()
             .or_else(|| connection.and_then(|index| proxies.host_of(network.connection(index))))
             .or_else(|| proxies.only_host().filter(|_| !vcs).map(str::to_owned));
-        let source = if vcs { Some(Source::Direct) } else { proxies.source(host.as_deref()) };
+        let source = match (&attempt.subject, &attempt.url) {
+            (Subject::Vcs(..) | Subject::Discovery(_), _) => Some(Source::Direct),
+            // The checksum database itself, not a proxy of it (cmd/go/internal/modfetch/sumdb.go).
+            (Subject::Lookup(_) | Subject::Tile(_), Some(url)) if !url.path.contains("/sumdb/") => Some(Source::Direct),
+            _ => proxies.source(host.as_deref()),
+        };
         let fetch = Fetch {
             id: index as u64 + 1,
             kind: attempt.subject.kind(),
             for_module: match &attempt.subject {
                 Subject::Lookup(module) => Some(module.path.clone()),
-                Subject::Module(..) | Subject::Tile(_) | Subject::Vcs(..) => None,
+                Subject::Module(..)
+                | Subject::Versions(_)
+                | Subject::Latest(_)
+                | Subject::Discovery(_)
+                | Subject::Supported(_)
+                | Subject::Tile(_)
+                | Subject::Vcs(..) => None,
             },
             state,
             source,
-            proxy_index: None,
-            url: None,
+            proxy_index: attempt
+                .url
+                .as_ref()
+                .filter(|_| source == Some(Source::Proxy))
+                .and_then(|url| proxies.position(&url.host, &url.path)),
+            url: attempt.url.as_ref().map(|url| url.text.clone()),
             host,
             status: attempt.status,
-            requests: None,
+            requests: attempt.url.as_ref().map(|_| u32::try_from(attempt.hops.len()).unwrap_or(u32::MAX)),
             bytes: attempt.bytes.filter(|_| state == FetchState::Done),
             start_ns: attempt.asked_ns.saturating_sub(span.start_ns),
             duration_ns: stages.sum_ns(),
             wall_share_ns: 0,
             stages,
             connection: attempt.connection.map(|index| index as u64 + 1),
-            redirects: Vec::new(),
+            redirects,
             follows: attempt.follows.map(|(before, _)| before as u64 + 1),
             follows_because: attempt.follows.map(|(_, because)| because),
             error_type: attempt.error.as_ref().map(|(kind, _)| *kind),
@@ -232,7 +269,7 @@ impl Download {
         let sum = |spans: &[(u64, u64)]| spans.iter().map(|(from, to)| to - from).sum::<u64>();
         Some(Module {
             path: name.path.clone(),
-            version: Some(name.version.clone()),
+            version: Some(name.version.clone()).filter(|version| !version.is_empty()),
             result,
             source: costliest.and_then(|fetch| fetch.source),
             host: costliest.and_then(|fetch| fetch.host.clone()),

@@ -1,0 +1,309 @@
+//! What the go command's own functions tell of fetches: which URL, how many requests, which status, and when the whole
+//! answer was there. Where they are seen, they decide; files and sockets then only add times and connections.
+
+use super::{
+    super::{
+        cache_path::{self, ModuleVersion},
+        network::Network,
+        types::{ErrorType, FileKind, FollowsBecause},
+    },
+    Attempt, Download, OpenFile, Outcome, Subject,
+    attempt::Hop,
+    dial_error,
+    error::status_error,
+};
+use crate::ring::{
+    call::{Answer, CallEvent, Query, RequestUrl},
+    event::Task,
+};
+
+/// What a goroutine is in the middle of.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Questions to a proxy, innermost last: for what, which module, which version.
+    queries: Vec<(Query, String)>,
+    /// Attempt of the `web.get` that has not returned.
+    request: Option<usize>,
+    /// Attempt whose headers are there and whose body is being read.
+    body: Option<usize>,
+}
+
+impl Download {
+    /// A function of the go command was entered or returned.
+    pub fn call(&mut self, at_ns: u64, task: Task, event: &CallEvent, network: &Network) {
+        let goroutine = (task.pid, task.goroutine);
+        match event {
+            CallEvent::QueryBegin { query, module, version: _ } => {
+                let calls = self.calls.entry(goroutine).or_default();
+                calls.queries.push((*query, module.clone()));
+            }
+            CallEvent::QueryEnd { query, failed } => self.answered_whole(at_ns, task, *query, *failed),
+            CallEvent::RequestBegin(url) => self.request_begins(at_ns, task, url, network),
+            CallEvent::RequestEnd(answer) => self.request_ends(at_ns, task, *answer, network),
+            CallEvent::HopBegin(url) => {
+                if let Some(attempt) = self.requested(goroutine) {
+                    attempt.hops.push(Hop {
+                        url: url.clone(),
+                        begin_ns: at_ns,
+                        end_ns: None,
+                        status: None,
+                        sent_ns: None,
+                        connection: None,
+                    });
+                }
+            }
+            CallEvent::HopEnd(answer) => {
+                if let Some(hop) = self.requested(goroutine).and_then(|attempt| attempt.hops.last_mut()) {
+                    hop.end_ns = Some(at_ns);
+                    hop.status = answer.status;
+                }
+            }
+            CallEvent::SpanBegin { .. }
+            | CallEvent::SpanEnd
+            | CallEvent::CacheBegin { .. }
+            | CallEvent::CacheEnd { .. } => {}
+        }
+    }
+
+    /// Another image runs in a process: its goroutines count from 1 again.
+    pub fn replaced(&mut self, pid: u32) {
+        self.calls.retain(|goroutine, _| goroutine.0 != pid);
+        self.last_answers.retain(|goroutine, _| goroutine.0 != pid);
+        self.current.retain(|goroutine, _| goroutine.0 != pid);
+        self.current_sumdb.retain(|goroutine, _| goroutine.0 != pid);
+    }
+
+    /// The attempt whose `web.get` is under way on a goroutine.
+    pub(super) fn requesting(&self, goroutine: (u32, u64)) -> Option<usize> {
+        self.calls.get(&goroutine).and_then(|calls| calls.request)
+    }
+
+    /// The attempt whose answer a goroutine waits for or reads.
+    pub(super) fn requesting_or_reading(&self, goroutine: (u32, u64)) -> Option<usize> {
+        self.calls.get(&goroutine).and_then(|calls| calls.request.or(calls.body))
+    }
+
+    fn requested(&mut self, goroutine: (u32, u64)) -> Option<&mut Attempt> {
+        let index = self.requesting(goroutine)?;
+        self.attempts.get_mut(index)
+    }
+
+    fn request_begins(&mut self, at_ns: u64, task: Task, url: &RequestUrl, network: &Network) {
+        let goroutine = (task.pid, task.goroutine);
+        let query = self.calls.get(&goroutine).and_then(|calls| calls.queries.last().cloned());
+        let subject = subject(url, query);
+        let open = self
+            .by_subject
+            .get(&(task.pid, subject.clone()))
+            .copied()
+            .filter(|&index| self.attempts[index].open() && self.attempts[index].url.is_none());
+        let index = match open {
+            Some(index) => index,
+            None => self.requested_anew(at_ns, task, subject.clone(), network),
+        };
+        if subject.is_sumdb() {
+            self.verification_began(at_ns, task);
+        }
+        let attempt = &mut self.attempts[index];
+        // The call is the fetch; what was looked for before it only announced it.
+        attempt.asked_ns = at_ns;
+        attempt.host = Some(url.host.clone());
+        attempt.url = Some(url.clone());
+        attempt.progress_ns = at_ns;
+        let calls = self.calls.entry(goroutine).or_default();
+        calls.request = Some(index);
+        calls.body = None;
+    }
+
+    /// No file was looked for first, or what was asked before it failed.
+    fn requested_anew(&mut self, at_ns: u64, task: Task, subject: Subject, network: &Network) -> usize {
+        let key = (task.pid, subject.clone());
+        let before = self.by_subject.get(&key).copied();
+        let failed = before.filter(|&index| matches!(self.attempts[index].end, Some((_, Outcome::Failed))));
+        // Those of the checksum database interrupt the fetch of the module that they are for.
+        let index = if subject.is_sumdb() {
+            let index = self.attempts.len();
+            self.attempts.push(Attempt::new(subject, task.pid, task.goroutine, at_ns));
+            self.by_subject.insert(key, index);
+            index
+        } else {
+            self.begin(at_ns, task, subject, network)
+        };
+        if let Some(before) = failed {
+            let file_opened = self.attempts[before].file_opened;
+            let attempt = &mut self.attempts[index];
+            attempt.follows = Some((before, FollowsBecause::Fallthrough));
+            attempt.file_opened = file_opened;
+            for file in self.files.values_mut() {
+                if matches!(file, OpenFile::Body(open) if *open == before) {
+                    *file = OpenFile::Body(index);
+                }
+            }
+        }
+        index
+    }
+
+    fn request_ends(&mut self, at_ns: u64, task: Task, answer: Answer, network: &Network) {
+        let goroutine = (task.pid, task.goroutine);
+        let Some(calls) = self.calls.get_mut(&goroutine) else { return };
+        let Some(index) = calls.request.take() else { return };
+        let attempt = &mut self.attempts[index];
+        attempt.progress_ns = at_ns;
+        attempt.status = answer.status;
+        match answer.status {
+            Some(status) if status < 400 => {
+                attempt.first_byte_ns = Some(at_ns);
+                match attempt.subject {
+                    // Their bodies are read by callers that are not watched.
+                    Subject::Discovery(_) | Subject::Supported(_) => attempt.finish(at_ns, Outcome::Done),
+                    Subject::Module(..)
+                    | Subject::Versions(_)
+                    | Subject::Latest(_)
+                    | Subject::Lookup(_)
+                    | Subject::Tile(_)
+                    | Subject::Vcs(..) => calls.body = Some(index),
+                }
+            }
+            Some(status) => {
+                attempt.first_byte_ns = Some(at_ns);
+                attempt.fail(at_ns, status_error(status), None);
+            }
+            None => {
+                let (kind, text) = match dial_error(attempt, network) {
+                    Some((kind, text)) => (kind, Some(text)),
+                    None => (ErrorType::Other, None),
+                };
+                attempt.fail(at_ns, kind, text);
+            }
+        }
+        if !self.attempts[index].open() {
+            self.release(task, index);
+        }
+        self.forget_idle(goroutine);
+    }
+
+    /// Goroutines are many and short.
+    fn forget_idle(&mut self, goroutine: (u32, u64)) {
+        if self.calls.get(&goroutine).is_some_and(|calls| calls.queries.is_empty() && calls.request.is_none()) {
+            self.calls.remove(&goroutine);
+        }
+    }
+
+    /// A question to a proxy was answered in full, or failed.
+    fn answered_whole(&mut self, at_ns: u64, task: Task, query: Query, failed: bool) {
+        let goroutine = (task.pid, task.goroutine);
+        let Some(calls) = self.calls.get_mut(&goroutine) else { return };
+        while let Some((innermost, _)) = calls.queries.pop() {
+            if innermost == query {
+                break;
+            }
+        }
+        let body = calls.body.take();
+        self.forget_idle(goroutine);
+        let Some(index) = body else { return };
+        let attempt = &mut self.attempts[index];
+        if failed {
+            attempt.fail(at_ns, ErrorType::Other, None);
+            self.release(task, index);
+            return;
+        }
+        match &attempt.subject {
+            Subject::Versions(_) | Subject::Latest(_) => {
+                attempt.last_byte_ns = Some(at_ns);
+                attempt.finish(at_ns, Outcome::Done);
+                self.last_answers.insert(goroutine, index);
+                self.release(task, index);
+            }
+            Subject::Module(_, FileKind::Mod) => {
+                attempt.last_byte_ns = Some(at_ns);
+                attempt.verify_from_ns.get_or_insert(at_ns);
+            }
+            Subject::Module(_, FileKind::Info) => {
+                attempt.last_byte_ns = Some(at_ns);
+                self.last_answers.insert(goroutine, index);
+            }
+            // Its bytes were seen as they were written.
+            Subject::Module(_, FileKind::Zip)
+            | Subject::Discovery(_)
+            | Subject::Supported(_)
+            | Subject::Lookup(_)
+            | Subject::Tile(_)
+            | Subject::Vcs(..) => {}
+        }
+    }
+
+    /// A `.info` is kept that nobody asked for by this name: the answer to a query (`@latest`, a branch) that the same
+    /// goroutine had before.
+    pub(super) fn named_by_query(&mut self, task: Task, module: &ModuleVersion) -> Option<usize> {
+        let index = self.last_answers.remove(&(task.pid, task.goroutine))?;
+        let same = self.attempts[index].subject.module_path() == Some(module.path.as_str());
+        (same && self.attempts[index].bytes.is_none()).then_some(index)
+    }
+}
+
+/// What a URL is asked for. `query` names the module that a proxy is asked for.
+fn subject(url: &RequestUrl, query: Option<(Query, String)>) -> Subject {
+    let path = url.path.as_str();
+    if url.go_get {
+        return Subject::Discovery(format!("{}{}", url.host, path.trim_end_matches('/')));
+    }
+    if let Some(database) = path.strip_suffix("/supported").and_then(|rest| rest.rsplit_once("/sumdb/")) {
+        return Subject::Supported(database.1.to_owned());
+    }
+    if let Some((_, name)) = path.rsplit_once("/lookup/")
+        && let Some((module, version)) = cache_path::unescape(name).as_deref().and_then(|name| name.rsplit_once('@'))
+    {
+        return Subject::Lookup(ModuleVersion { path: module.to_owned(), version: version.to_owned() });
+    }
+    if let Some((_, tile)) = path.rsplit_once("/tile/")
+        && query.is_none()
+    {
+        return Subject::Tile(tile.to_owned());
+    }
+    let Some((query, module)) = query else {
+        return Subject::Discovery(format!("{}{}", url.host, path));
+    };
+    let file = path.rsplit_once("/@v/").map(|(_, name)| name);
+    let kind = file.and_then(|name| {
+        let (version, extension) = name.rsplit_once('.')?;
+        let kind = match extension {
+            "info" => FileKind::Info,
+            "mod" => FileKind::Mod,
+            "zip" => FileKind::Zip,
+            _ => return None,
+        };
+        Some((cache_path::unescape(version)?, kind))
+    });
+    match (kind, query) {
+        (Some((version, kind)), _) => Subject::Module(ModuleVersion { path: module, version }, kind),
+        (None, Query::Latest | Query::Info) if path.ends_with("/@latest") => Subject::Latest(module),
+        (None, Query::Versions | Query::Latest | Query::Info | Query::Mod | Query::Zip) => Subject::Versions(module),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(path: &str) -> RequestUrl {
+        RequestUrl { text: String::new(), host: "proxy.example".to_owned(), path: path.to_owned(), go_get: false }
+    }
+
+    #[test]
+    fn paths_name_what_is_asked_for() {
+        let module = || Some((Query::Zip, "example.com/A".to_owned()));
+        let version = ModuleVersion { path: "example.com/A".to_owned(), version: "v1.0.0-RC1".to_owned() };
+        assert_eq!(
+            subject(&url("/base/example.com/!a/@v/v1.0.0-!r!c1.zip"), module()),
+            Subject::Module(version.clone(), FileKind::Zip)
+        );
+        assert_eq!(subject(&url("/example.com/!a/@v/list"), module()), Subject::Versions("example.com/A".to_owned()));
+        let latest = Some((Query::Latest, "example.com/A".to_owned()));
+        assert_eq!(subject(&url("/example.com/!a/@latest"), latest), Subject::Latest("example.com/A".to_owned()));
+        assert_eq!(subject(&url("/sumdb/sum.test/supported"), None), Subject::Supported("sum.test".to_owned()));
+        assert_eq!(subject(&url("/sumdb/sum.test/lookup/example.com/!a@v1.0.0-!r!c1"), None), Subject::Lookup(version));
+        assert_eq!(subject(&url("/tile/8/0/001.p/7"), None), Subject::Tile("8/0/001.p/7".to_owned()));
+        let discovery = RequestUrl { go_get: true, ..url("/team/lib") };
+        assert_eq!(subject(&discovery, None), Subject::Discovery("proxy.example/team/lib".to_owned()));
+    }
+}

@@ -1,0 +1,119 @@
+//! Watches the functions of go commands, as far as each one's version is known and the run allows.
+
+use std::{collections::HashMap, fs::File};
+
+use crate::{
+    build::Tier,
+    gobin::{self, CallLayout, GoExecutable, GoroutineOffsets},
+    host::machine,
+    probe::{Place, Probes, watched},
+    ring::decode::Executable,
+};
+
+/// How far a go command is seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Highest tier.
+    pub tier: Tier,
+    /// Why it is no higher one that the run allows.
+    pub reason: Option<String>,
+    /// Since when, CLOCK_MONOTONIC.
+    pub since_ns: u64,
+}
+
+/// Executables that were looked at.
+#[derive(Debug)]
+pub struct Instruments {
+    allowed: Tier,
+    reached: HashMap<Executable, Reach>,
+}
+
+impl Instruments {
+    /// Nothing is watched yet; `allowed` is the highest tier that the run allows.
+    pub fn new(allowed: Tier) -> Self {
+        Self { allowed, reached: HashMap::new() }
+    }
+
+    /// Watches a go command, once.
+    pub fn watch(&mut self, executable: Executable, file: &File, go: &GoExecutable, probes: &mut Probes) {
+        if !self.reached.contains_key(&executable) {
+            let (tier, reason) = reach(self.allowed, file, go, probes);
+            self.reached.insert(executable, Reach { tier, reason, since_ns: machine::monotonic_ns() });
+        }
+    }
+
+    /// How far a process is seen that executed a go command at `exec_ns`: from its first instruction on, or not.
+    pub fn reach(&self, executable: Executable, exec_ns: u64) -> (Tier, Option<String>) {
+        let Some(reach) = self.reached.get(&executable) else {
+            return (Tier::Paths, Some("the go command ended before it could be read".to_owned()));
+        };
+        if reach.tier > Tier::Goroutine && reach.since_ns > exec_ns {
+            let reason = "this go command was not known before it ran; its functions are watched from the next run on";
+            return (Tier::Goroutine, Some(reason.to_owned()));
+        }
+        (reach.tier, reach.reason.clone())
+    }
+}
+
+fn reach(allowed: Tier, file: &File, go: &GoExecutable, probes: &mut Probes) -> (Tier, Option<String>) {
+    let version = &go.go_version;
+    if allowed == Tier::Paths {
+        return (Tier::Paths, None);
+    }
+    if GoroutineOffsets::of(go).is_none() {
+        return (Tier::Paths, Some(format!("{version}: where its runtime keeps goroutines is not known")));
+    }
+    if allowed == Tier::Goroutine {
+        return (Tier::Goroutine, None);
+    }
+    let Some(layout) = CallLayout::of_version(version) else {
+        return (Tier::Goroutine, Some(format!("{version}: the layout of its structures is not known")));
+    };
+    let functions: Vec<_> = watched(&layout).into_iter().filter(|watched| watched.tier <= allowed).collect();
+    let names: Vec<&str> = functions.iter().map(|watched| watched.symbol).collect();
+    let sites = match gobin::function_sites(file, &names) {
+        Ok(functions) => functions.sites,
+        Err(error) => return (Tier::Goroutine, Some(format!("{version}: {error}"))),
+    };
+    let mut places = Vec::new();
+    let mut tier = allowed;
+    let mut reason = None;
+    // A tier is whole or it is not there: half of it would be half an answer.
+    for wanted in [Tier::Spans, Tier::Requests] {
+        let mut of_tier = Vec::new();
+        for watched in functions.iter().filter(|watched| watched.tier == wanted) {
+            let found = match sites.get(watched.symbol) {
+                Some(Ok(found)) => found,
+                Some(Err(error)) => {
+                    reason.get_or_insert_with(|| format!("{version}: {}: {error}", watched.symbol));
+                    continue;
+                }
+                None => {
+                    reason.get_or_insert_with(|| format!("{version}: has no function {}", watched.symbol));
+                    continue;
+                }
+            };
+            of_tier.push((Place { file_offset: found.entry, site: watched.entry() }, found));
+            if let Some(site) = watched.returns() {
+                of_tier.extend(found.returns.iter().map(|&file_offset| (Place { file_offset, site }, found)));
+            }
+        }
+        if reason.is_some() {
+            tier = if wanted == Tier::Spans { Tier::Goroutine } else { Tier::Spans };
+            break;
+        }
+        places.extend(of_tier);
+    }
+    if tier <= Tier::Goroutine {
+        return (Tier::Goroutine, reason);
+    }
+    // The kernel patches what lies there now; a byte off would kill the go command.
+    if let Some(error) = places.iter().find_map(|(_, found)| found.verify(file).err()) {
+        return (Tier::Goroutine, Some(format!("{version}: {error}")));
+    }
+    let places: Vec<Place> = places.into_iter().map(|(place, _)| place).collect();
+    match probes.attach_functions(file, &places) {
+        Ok(()) => (tier, reason),
+        Err(error) => (Tier::Goroutine, Some(format!("{version}: {error}"))),
+    }
+}
