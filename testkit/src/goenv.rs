@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     authority::{Authority, Roots},
+    forward::ForwardProxy,
     sumdb::Sumdb,
 };
 
@@ -63,6 +64,11 @@ impl<'a> GoEnvBuilder<'a> {
     pub fn sumdb_at(mut self, sumdb: &Sumdb, url: &str) -> Self {
         self.sumdb = Some(format!("{} {url}", sumdb.verifier_key()));
         self
+    }
+
+    /// Asks for everything through this forward proxy, but for `localhost` and addresses on loopback.
+    pub fn forward_proxy(self, forward: &ForwardProxy) -> Self {
+        self.variable("HTTPS_PROXY", forward.url()).variable("HTTP_PROXY", forward.url())
     }
 
     /// Trusts this authority and no other.

@@ -43,6 +43,7 @@ mod body;
 mod log;
 
 mod wire;
+pub(crate) use wire::{Counted, Wire};
 
 /// How long the accept loop may take to carry a command out.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
