@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,10 +27,14 @@ use tokio::{
 
 use crate::{
     clock::{Stamp, nanoseconds},
+    loopback,
     proxy::{Nth, Pattern, duration},
 };
 
 const PORT: u16 = 53;
+
+/// Second byte of the addresses that a server takes.
+const ADDRESSES: u8 = 53;
 
 /// Go keeps no cache, so this is for others.
 const TTL_S: u32 = 60;
@@ -192,17 +196,14 @@ struct State {
 impl DnsServer {
     /// Starts on port 53 of a loopback address that nobody else uses, from `127.53.0.0/16`.
     pub fn start() -> Result<Self> {
-        let [.., high, low] = std::process::id().to_be_bytes();
-        for offset in 0..=u8::MAX {
-            let last = low.wrapping_add(offset).clamp(1, 254);
-            let address = Ipv4Addr::new(127, 53, high, last);
+        for address in loopback::addresses(ADDRESSES) {
             match Self::start_on(address.into()) {
                 Ok(server) => return Ok(server),
-                Err(error) if is_taken(&error) => {}
+                Err(error) if loopback::is_taken(&error) => {}
                 Err(error) => return Err(error),
             }
         }
-        bail!("port 53 is taken on all of 127.53.{high}.0/24")
+        bail!("port {PORT} is taken on every address tried of 127.{ADDRESSES}.0.0/16")
     }
 
     /// Starts on port 53 of `address`, which is a loopback one. Fails when that is taken or not allowed.
@@ -260,10 +261,6 @@ impl Drop for DnsServer {
             runtime.shutdown_background();
         }
     }
-}
-
-fn is_taken(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 fn normal(name: &str) -> String {

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     authority::{Authority, Roots},
+    forward::ForwardProxy,
     sumdb::Sumdb,
 };
 
@@ -63,6 +64,11 @@ impl<'a> GoEnvBuilder<'a> {
     pub fn sumdb_at(mut self, sumdb: &Sumdb, url: &str) -> Self {
         self.sumdb = Some(format!("{} {url}", sumdb.verifier_key()));
         self
+    }
+
+    /// Asks for everything through this forward proxy, but for `localhost` and addresses on loopback.
+    pub fn forward_proxy(self, forward: &ForwardProxy) -> Self {
+        self.variable("HTTPS_PROXY", forward.url()).variable("HTTP_PROXY", forward.url())
     }
 
     /// Trusts this authority and no other.
@@ -139,12 +145,15 @@ impl<'a> GoEnvBuilder<'a> {
             ("GOENV", "off"),
             ("GOTOOLCHAIN", "local"),
             ("GOTELEMETRY", "off"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GOFLAGS", "-modcacherw -buildvcs=false"),
         ];
         variables.extend(settings.map(|(name, value)| (name.into(), value.into())));
         if let Some((authority, roots)) = self.authority {
             authority.write_roots(&path("roots.pem"), roots)?;
             variables.insert("SSL_CERT_FILE".into(), path("roots.pem").into());
+            // git's libcurl does not look at SSL_CERT_FILE.
+            variables.insert("GIT_SSL_CAINFO".into(), path("roots.pem").into());
             // Go reads every file of these folders too (`crypto/x509/root_unix.go`): it gets an empty one.
             fs::create_dir(path("no-roots")).context("make no-roots")?;
             variables.insert("SSL_CERT_DIR".into(), path("no-roots").into());
@@ -265,7 +274,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("go.mod"), "module m\n").unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
-        let allowed = ["PATH", "LANG", "TERM", "CI", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+        let allowed = ["PATH", "LANG", "TERM", "CI", "HOME", "TMPDIR", "GIT_CONFIG_NOSYSTEM"];
         for (name, value) in env.variables() {
             let name = name.to_str().unwrap();
             assert!(name.starts_with("GO") || allowed.contains(&name), "{name}");

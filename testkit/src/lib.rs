@@ -1,5 +1,5 @@
 //! Real servers with injected faults, for tests, benchmarks and the demo: a module proxy over HTTP/1.1, HTTPS and
-//! HTTP/2 ([`proxy`]), the checksum database behind it ([`sumdb`]), a DNS server ([`dns`]) with a private
+//! HTTP/2 ([`proxy`]), the checksum database behind it ([`sumdb`]), git repositories ([`git`]), a forward proxy ([`forward`]), a DNS server ([`dns`]) with a private
 //! `/etc/resolv.conf` ([`namespace`]), generated modules ([`module`]) and isolated Go environments ([`goenv`]).
 //!
 //! Every server listens on a loopback address, runs on threads of its own and stops when its handle is dropped, so that
@@ -35,9 +35,15 @@ pub mod module;
 
 pub mod sumdb;
 
+pub mod git;
+
 pub mod proxy;
 
+pub mod forward;
+
 pub mod dns;
+
+mod loopback;
 
 pub mod namespace;
 

@@ -81,6 +81,15 @@ pub struct ResolverOptions {
     pub attempts: Option<u32>,
 }
 
+/// Writes a `hosts` file in which each name has its address, beside `localhost`.
+pub fn write_hosts<'a>(file: &Path, names: impl IntoIterator<Item = (&'a str, IpAddr)>) -> Result<()> {
+    let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+    for (name, address) in names {
+        writeln!(text, "{address} {name}")?;
+    }
+    write_for_all(file, &text)
+}
+
 /// Writes a `resolv.conf` that names `nameserver`.
 pub fn write_resolv_conf(file: &Path, nameserver: IpAddr, options: ResolverOptions) -> Result<()> {
     let mut text = format!("nameserver {nameserver}\n");
@@ -90,6 +99,10 @@ pub fn write_resolv_conf(file: &Path, nameserver: IpAddr, options: ResolverOptio
     if let Some(attempts) = options.attempts {
         writeln!(text, "options attempts:{attempts}")?;
     }
+    write_for_all(file, &text)
+}
+
+fn write_for_all(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
     // An ordinary user may have to read it, whatever the umask is.
     fs::set_permissions(file, fs::Permissions::from_mode(0o644))

@@ -383,6 +383,28 @@ fn a_full_accept_queue_delays_connect() {
 }
 
 #[test]
+fn servers_share_a_port_on_addresses_of_their_own() {
+    const PORT: u16 = 8443;
+    let modules = one_module();
+    let start = || Proxy::builder("main").source(modules.clone()).listen_on_port(PORT).start().unwrap();
+    let servers: Vec<_> = (0..4).map(|_| start()).collect();
+    let addresses: BTreeSet<_> = servers.iter().map(Proxy::address).collect();
+    assert!(addresses.len() == servers.len() && addresses.iter().all(|address| address.port() == PORT));
+
+    // The address stays its own while it refuses, and can be had again.
+    let first = &servers[0];
+    first.refuse().unwrap();
+    assert_ne!(start().address(), first.address());
+    let go = GoEnv::builder().proxy(first.url()).build().unwrap();
+    modules.write_program(go.work_dir()).unwrap();
+    let stderr = failure(go.command(["mod", "download"]).output().unwrap());
+    assert!(stderr.contains("connection refused"), "{stderr}");
+    first.listen_again().unwrap();
+    drop(first.fill_accept_queue().unwrap());
+    success(go.command(["mod", "download"]).output().unwrap());
+}
+
+#[test]
 fn an_ordinary_user_can_use_the_environment() {
     const NOBODY: u32 = 65534;
     if !nix::unistd::geteuid().is_root() {

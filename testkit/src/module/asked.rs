@@ -13,6 +13,8 @@ pub enum Asked {
     Module(ModuleFile),
     /// A file of a checksum database.
     Sumdb(SumdbFile),
+    /// Something of a git server.
+    Git(GitRequest),
     /// Anything else; `kind` is `other`.
     Other(Other),
 }
@@ -77,6 +79,27 @@ pub enum SumdbFile {
     Latest,
 }
 
+/// A request to a git server. `module` is the module whose repository it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum GitRequest {
+    /// `?go-get=1`: where is the repository of this import path?
+    GoGet {
+        /// Module path.
+        module: String,
+    },
+    /// `info/refs?service=git-upload-pack`, the start of every exchange.
+    InfoRefs {
+        /// Module path.
+        module: String,
+    },
+    /// `git-upload-pack`: the references, or objects.
+    UploadPack {
+        /// Module path.
+        module: String,
+    },
+}
+
 /// The marker of [`Asked::Other`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename = "other")]
@@ -104,7 +127,8 @@ impl Asked {
         }
     }
 
-    /// `list`, `latest`, `info`, `mod`, `zip`, `supported`, `lookup`, `tile`, `tree` or `other`.
+    /// `list`, `latest`, `info`, `mod`, `zip`, `supported`, `lookup`, `tile`, `tree`, `go-get`, `info-refs`,
+    /// `upload-pack` or `other`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Module(ModuleFile::List { .. }) => "list",
@@ -116,6 +140,9 @@ impl Asked {
             Self::Sumdb(SumdbFile::Lookup { .. }) => "lookup",
             Self::Sumdb(SumdbFile::Tile { .. }) => "tile",
             Self::Sumdb(SumdbFile::Latest) => "tree",
+            Self::Git(GitRequest::GoGet { .. }) => "go-get",
+            Self::Git(GitRequest::InfoRefs { .. }) => "info-refs",
+            Self::Git(GitRequest::UploadPack { .. }) => "upload-pack",
             Self::Other(_) => "other",
         }
     }
@@ -130,7 +157,10 @@ impl Asked {
                 | ModuleFile::Mod { module, .. }
                 | ModuleFile::Zip { module, .. },
             )
-            | Self::Sumdb(SumdbFile::Lookup { module, .. }) => Some(module),
+            | Self::Sumdb(SumdbFile::Lookup { module, .. })
+            | Self::Git(
+                GitRequest::GoGet { module } | GitRequest::InfoRefs { module } | GitRequest::UploadPack { module },
+            ) => Some(module),
             Self::Sumdb(SumdbFile::Supported | SumdbFile::Tile { .. } | SumdbFile::Latest) | Self::Other(_) => None,
         }
     }
@@ -144,6 +174,7 @@ impl Asked {
             | Self::Sumdb(SumdbFile::Lookup { version, .. }) => Some(version),
             Self::Module(ModuleFile::List { .. } | ModuleFile::Latest { .. })
             | Self::Sumdb(SumdbFile::Supported | SumdbFile::Tile { .. } | SumdbFile::Latest)
+            | Self::Git(_)
             | Self::Other(_) => None,
         }
     }
@@ -193,7 +224,7 @@ fn is_plain(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, ModuleFile, Other, SumdbFile};
+    use super::{Asked, GitRequest, ModuleFile, Other, SumdbFile};
 
     #[test]
     fn every_file_of_the_protocol_is_recognised() {
@@ -234,6 +265,9 @@ mod tests {
             Asked::Module(ModuleFile::Zip { module: "m".into(), version: "v1.0.0".into() }),
             Asked::Sumdb(SumdbFile::Supported),
             Asked::Sumdb(SumdbFile::Lookup { module: "m".into(), version: "v1.0.0".into() }),
+            Asked::Git(GitRequest::GoGet { module: "m".into() }),
+            Asked::Git(GitRequest::InfoRefs { module: "m".into() }),
+            Asked::Git(GitRequest::UploadPack { module: "m".into() }),
             Asked::Other(Other {}),
         ];
         for asked in all {

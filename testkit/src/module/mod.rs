@@ -4,7 +4,7 @@
 //! Nothing here knows HTTP, faults or the checksum database's tree.
 
 mod asked;
-pub use asked::{Asked, ModuleFile, SumdbFile};
+pub use asked::{Asked, GitRequest, ModuleFile, SumdbFile};
 
 mod source;
 pub use source::Source;

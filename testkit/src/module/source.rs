@@ -56,6 +56,23 @@ impl Source {
         }
     }
 
+    /// Path and version of every module that this source has the zip of, the versions of a module in their order. Blocks
+    /// on I/O.
+    pub(crate) fn versions(&self) -> Result<Vec<(String, String)>> {
+        let mut versions = match self {
+            Self::Folder(folder) => {
+                let mut found = Vec::new();
+                zips_below(folder, "", &mut found)?;
+                found
+            }
+            Self::Generated(set) => {
+                set.modules().iter().map(|module| (module.path.clone(), module.version.clone())).collect()
+            }
+        };
+        versions.sort_by_cached_key(|(module, version)| (module.clone(), parse(version)));
+        Ok(versions)
+    }
+
     /// Hashes of a module version, `None` when this source has neither its zip nor its go.mod. Blocks on I/O.
     pub(crate) fn sums(&self, module: &str, version: &str) -> Result<Option<Sums>> {
         match self {
@@ -130,6 +147,32 @@ fn folder_versions(folder: &Path, module: &str) -> Result<Vec<String>> {
     Ok(versions)
 }
 
+/// Adds what `module`'s folder and those below it hold; `module` is the escaped path so far.
+fn zips_below(folder: &Path, module: &str, found: &mut Vec<(String, String)>) -> Result<()> {
+    let listing = || format!("list {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(listing)? {
+        let entry = entry.with_context(listing)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|_| entry.path().is_dir()) else {
+            continue;
+        };
+        match name {
+            "@v" => {
+                let Some(path) = super::unescape(module) else { continue };
+                for version in folder_versions(folder, "")? {
+                    let zip = entry.path().join(format!("{}.zip", escape(&version)));
+                    if zip.exists() {
+                        found.push((path.clone(), version));
+                    }
+                }
+            }
+            name if module.is_empty() => zips_below(&entry.path(), name, found)?,
+            name => zips_below(&entry.path(), &format!("{module}/{name}"), found)?,
+        }
+    }
+    Ok(())
+}
+
 /// The cache keeps the hash that `go` computed when it fetched the zip in `.ziphash`; a folder made by hand has none.
 /// Of a module that only the graph needs the cache has no zip, of a toolchain no go.mod.
 fn folder_sums(folder: &Path, module: &str, version: &str) -> Result<Option<Sums>> {
@@ -178,6 +221,29 @@ mod tests {
         assert_eq!(latest(versions.to_vec()).as_deref(), Some("v1.10.0"));
         let pre = ["v0.1.0-a", "v0.1.0-b"].map(str::to_owned);
         assert_eq!(latest(pre.to_vec()).as_deref(), Some("v0.1.0-b"));
+    }
+
+    #[test]
+    fn a_folder_is_searched_for_zips() {
+        let dir = tempfile::tempdir().unwrap();
+        for (module, file) in [
+            ("b.test/!mixed", "v1.10.0"),
+            ("b.test/!mixed", "v1.9.0"),
+            ("b.test/!mixed/deep/v2", "v2.0.0"),
+            ("a.test", "v0.1.0"),
+        ] {
+            let at_v = dir.path().join(module).join("@v");
+            fs::create_dir_all(&at_v).unwrap();
+            fs::write(at_v.join(format!("{file}.info")), "").unwrap();
+            fs::write(at_v.join(format!("{file}.zip")), "").unwrap();
+            fs::write(at_v.join("v9.9.9.info"), "").unwrap();
+        }
+        let found = Source::from(dir.path()).versions().unwrap();
+        let found: Vec<_> = found.iter().map(|(path, version)| format!("{path}@{version}")).collect();
+        assert_eq!(
+            found,
+            ["a.test@v0.1.0", "b.test/Mixed@v1.9.0", "b.test/Mixed@v1.10.0", "b.test/Mixed/deep/v2@v2.0.0"]
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A Go module proxy over HTTP/1.1, HTTPS or HTTP/2 that does what its rules say and writes down when it did it.
 //!
 //! Files come from [sources](crate::module::Source), `/sumdb/…` from a [`Sumdb`]; without sources it is a checksum
-//! database of its own. It accepts (`serve`), applies faults (`rule`), paces bodies (`body`), watches the socket (`wire`)
+//! database of its own, and with [`Repositories`] a git server. It accepts (`serve`), applies faults (`rule`), paces bodies (`body`), watches the socket (`wire`)
 //! and logs (`log`, `record`). It fetches nothing from anywhere.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{Builder, Runtime},
@@ -22,6 +22,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     authority::{Authority, TlsVersions},
+    git::Repositories,
+    loopback,
     module::Source,
     sumdb::Sumdb,
 };
@@ -41,12 +43,16 @@ mod body;
 mod log;
 
 mod wire;
+pub(crate) use wire::{Counted, Wire};
 
 /// How long the accept loop may take to carry a command out.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The kernel's limit for connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// Second byte of the addresses that [`ProxyBuilder::listen_on_port`] takes.
+const ADDRESSES: u8 = 44;
 
 /// What a proxy speaks.
 #[derive(Clone, Copy, Debug)]
@@ -59,16 +65,24 @@ pub enum Transport<'a> {
     Http2(&'a Authority),
 }
 
+/// Where a proxy is to listen.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    At(SocketAddr),
+    Port(u16),
+}
+
 /// What a proxy is made of; see [`Proxy::builder`].
 #[derive(Debug)]
 pub struct ProxyBuilder<'a> {
     name: String,
-    listen: SocketAddr,
+    place: Place,
     transport: Transport<'a>,
     tls_versions: TlsVersions,
     host_names: Vec<String>,
     sources: Vec<Source>,
     sumdb: Option<Arc<Sumdb>>,
+    repositories: Option<Arc<Repositories>>,
     rules: Vec<Rule>,
     connection_rules: Vec<ConnectionRule>,
     log_file: Option<PathBuf>,
@@ -77,7 +91,14 @@ pub struct ProxyBuilder<'a> {
 impl<'a> ProxyBuilder<'a> {
     /// Where to listen: a loopback address; 127.0.0.1 and a free port unless set.
     pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.listen = address;
+        self.place = Place::At(address);
+        self
+    }
+
+    /// Listens on this port of a loopback address on which it is free, from `127.44.0.0/16`: for what asks on no other
+    /// port. One below 1024 needs root.
+    pub fn listen_on_port(mut self, port: u16) -> Self {
+        self.place = Place::Port(port);
         self
     }
 
@@ -112,6 +133,12 @@ impl<'a> ProxyBuilder<'a> {
         self
     }
 
+    /// Repositories, served below the hosts of their modules; the certificate is for these hosts too.
+    pub fn repositories(mut self, repositories: Arc<Repositories>) -> Self {
+        self.repositories = Some(repositories);
+        self
+    }
+
     /// Adds a rule after those that are there.
     pub fn rule(mut self, rule: Rule) -> Self {
         self.rules.push(rule);
@@ -134,7 +161,9 @@ impl<'a> ProxyBuilder<'a> {
     ///
     /// Fails when the address is not on loopback or taken, or the log cannot be opened.
     pub fn start(self) -> Result<Proxy> {
-        ensure!(self.listen.ip().is_loopback(), "{} is not on loopback", self.listen);
+        if let Place::At(address) = self.place {
+            ensure!(address.ip().is_loopback(), "{address} is not on loopback");
+        }
         let log_file = self
             .log_file
             .map(|path| {
@@ -153,7 +182,10 @@ impl<'a> ProxyBuilder<'a> {
             .context("start the proxy's threads")?;
         let (address, reserved, listener) = {
             let _guard = runtime.enter();
-            let reserved = reserve(self.listen)?;
+            let reserved = match self.place {
+                Place::At(address) => reserve(address)?,
+                Place::Port(port) => reserve_port(port)?,
+            };
             let address = reserved.local_addr().context("address of a socket")?;
             (address, reserved, listen(address, BACKLOG)?)
         };
@@ -168,7 +200,8 @@ impl<'a> ProxyBuilder<'a> {
         };
         let names = || {
             let own = [address.ip().to_string(), "localhost".to_owned()];
-            own.into_iter().chain(self.host_names.clone()).collect()
+            let of_modules = self.repositories.iter().flat_map(|repositories| repositories.hosts());
+            own.into_iter().chain(self.host_names.clone()).chain(of_modules.map(str::to_owned)).collect()
         };
         let site = Arc::new(Site {
             tls: tls
@@ -178,6 +211,7 @@ impl<'a> ProxyBuilder<'a> {
             name: self.name,
             sources: self.sources,
             sumdb: self.sumdb,
+            repositories: self.repositories,
             rules: rule::Rules::default(),
             log: log::Log::new(log_file),
         });
@@ -214,12 +248,13 @@ impl Proxy {
     pub fn builder<'a>(name: &str) -> ProxyBuilder<'a> {
         ProxyBuilder {
             name: name.to_owned(),
-            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            place: Place::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)),
             transport: Transport::Plain,
             tls_versions: TlsVersions::default(),
             host_names: Vec::new(),
             sources: Vec::new(),
             sumdb: None,
+            repositories: None,
             rules: Vec::new(),
             connection_rules: Vec::new(),
             log_file: None,
@@ -366,7 +401,24 @@ impl Drop for FullAcceptQueue<'_> {
 /// A socket that is bound and never listens. It is bound without `SO_REUSEPORT`, so that another proxy's port is an
 /// error, and set to share the port afterwards, so that the listening socket can have it too.
 fn reserve(address: SocketAddr) -> Result<TcpSocket> {
-    let socket = new_socket(address)?;
+    bind_reserved(new_socket(address)?, address)
+}
+
+/// [`reserve`] on the first loopback address that has `port` free. Without `SO_REUSEADDR`, with which two servers that
+/// start at once could both bind it before either listens.
+fn reserve_port(port: u16) -> Result<TcpSocket> {
+    for address in loopback::addresses(ADDRESSES) {
+        let socket = TcpSocket::new_v4().context("make a socket")?;
+        match bind_reserved(socket, SocketAddr::new(address.into(), port)) {
+            Ok(socket) => return Ok(socket),
+            Err(error) if loopback::is_taken(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bail!("port {port} is taken on every address tried of 127.{ADDRESSES}.0.0/16")
+}
+
+fn bind_reserved(socket: TcpSocket, address: SocketAddr) -> Result<TcpSocket> {
     socket.bind(address).with_context(|| format!("bind {address}"))?;
     socket.set_reuseport(true).context("SO_REUSEPORT")?;
     Ok(socket)

@@ -8,10 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, LOCATION},
+    header::{
+        AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
+        LOCATION,
+    },
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -34,7 +38,8 @@ use super::{
 };
 use crate::{
     clock::{Stamp, nanoseconds},
-    module::{Asked, Source},
+    git::{BackendRequest, Repositories},
+    module::{Asked, GitRequest, Source},
     sumdb::Sumdb,
 };
 
@@ -45,6 +50,7 @@ pub(super) struct Site {
     pub name: String,
     pub sources: Vec<Source>,
     pub sumdb: Option<Arc<Sumdb>>,
+    pub repositories: Option<Arc<Repositories>>,
     pub tls: Option<TlsAcceptor>,
     pub rules: Rules,
     pub log: Arc<Log>,
@@ -252,9 +258,15 @@ async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Resu
     let arrived = Instant::now();
     let received = Stamp::now();
     let site = &connection.site;
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts, ());
     let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
     let host = host(&request);
-    let asked = Asked::parse(&path, site.sumdb.as_ref().map(|sumdb| sumdb.name()));
+    let of_git = site.repositories.as_ref().and_then(|all| all.asked(&host, &path, request.uri().query()));
+    let asked = match of_git {
+        Some(asked) => Asked::Git(asked),
+        None => Asked::parse(&path, site.sumdb.as_ref().map(|sumdb| sumdb.name())),
+    };
     let rule = site.rules.for_request(request.method().as_str(), &host, &path);
     let ticket = open_record(&connection, &request, received, host, &asked, rule.as_ref());
     let Some(ticket) = ticket.map(Arc::new) else {
@@ -268,7 +280,10 @@ async fn answer(connection: Arc<Connection>, request: Request<Incoming>) -> Resu
             // Dropped, and logged as aborted, when the client gives up.
             return std::future::pending().await;
         }
-        Answer::File => file(site, &request, asked).await,
+        Answer::File => match asked {
+            Asked::Git(asked) => git(site, &request, body, asked).await,
+            asked => file(site, &request, asked).await,
+        },
         Answer::Status(status) => text(status, &format!("{status}, by a rule of the testkit")),
         Answer::Redirect(url) => {
             let url = url.replace("{path}", request.uri().path());
@@ -312,7 +327,7 @@ fn pass() -> Rule {
     Rule::on("*")
 }
 
-fn host(request: &Request<Incoming>) -> String {
+fn host(request: &Request<()>) -> String {
     let header = request.headers().get(HOST);
     match (request.uri().authority(), header) {
         (Some(authority), _) => authority.as_str().to_owned(),
@@ -323,7 +338,7 @@ fn host(request: &Request<Incoming>) -> String {
 
 fn open_record(
     connection: &Connection,
-    request: &Request<Incoming>,
+    request: &Request<()>,
     received: Stamp,
     host: String,
     asked: &Asked,
@@ -363,7 +378,7 @@ fn open_record(
     })
 }
 
-async fn file(site: &Arc<Site>, request: &Request<Incoming>, asked: Asked) -> Response<Bytes> {
+async fn file(site: &Arc<Site>, request: &Request<()>, asked: Asked) -> Response<Bytes> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
     }
@@ -371,12 +386,7 @@ async fn file(site: &Arc<Site>, request: &Request<Incoming>, asked: Asked) -> Re
     let reader = Arc::clone(site);
     let read = spawn_blocking(move || read(&reader, &asked)).await;
     match read {
-        Ok(Ok(Some(content))) => {
-            let mut response = Response::new(content);
-            let media = HeaderValue::from_static(media_type(kind));
-            response.headers_mut().insert(CONTENT_TYPE, media);
-            response
-        }
+        Ok(Ok(Some(bytes))) => content(StatusCode::OK, media_type(kind), bytes),
         Ok(Ok(None)) => text(StatusCode::NOT_FOUND, "not found: the testkit has no such file"),
         Ok(Err(error)) => {
             eprintln!("testkit: {}: {error:#}", site.name);
@@ -400,15 +410,78 @@ fn read(site: &Site, asked: &Asked) -> anyhow::Result<Option<Bytes>> {
             Some(sumdb) => sumdb.read(file),
             None => Ok(None),
         },
-        Asked::Other(_) => Ok(None),
+        Asked::Git(_) | Asked::Other(_) => Ok(None),
     }
 }
 
+async fn git(site: &Arc<Site>, request: &Request<()>, body: Incoming, asked: GitRequest) -> Response<Bytes> {
+    let (module, service) = match asked {
+        GitRequest::GoGet { module } => {
+            let scheme = if site.tls.is_some() { "https" } else { "http" };
+            let page = Repositories::go_import(&module, &format!("{scheme}://{}", host(request)));
+            return content(StatusCode::OK, "text/html; charset=UTF-8", page.into());
+        }
+        GitRequest::InfoRefs { module } => (module, "info/refs"),
+        GitRequest::UploadPack { module } => (module, "git-upload-pack"),
+    };
+    let Some(repositories) = site.repositories.clone() else {
+        return text(StatusCode::NOT_FOUND, "not found: the testkit has no repositories");
+    };
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        // The client has gone.
+        Err(_) => return text(StatusCode::BAD_REQUEST, "the request's body broke off"),
+    };
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let answer = spawn_blocking(move || {
+        repositories.serve(
+            &module,
+            &BackendRequest {
+                method: method.as_str(),
+                service,
+                query: &query,
+                content_type: header(&headers, &CONTENT_TYPE),
+                content_encoding: header(&headers, &CONTENT_ENCODING),
+                protocol: header(&headers, &HeaderName::from_static("git-protocol")),
+                body: &body,
+            },
+        )
+    })
+    .await;
+    match answer {
+        Ok(Ok(answer)) => {
+            let mut response = Response::new(answer.body);
+            *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+            for (name, value) in answer.headers {
+                // What is no header here was none for git's other servers either.
+                if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                    response.headers_mut().append(name, value);
+                }
+            }
+            response
+        }
+        Ok(Err(error)) => {
+            eprintln!("testkit: {}: {error:#}", site.name);
+            text(StatusCode::INTERNAL_SERVER_ERROR, "git cannot answer")
+        }
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "asking git panicked"),
+    }
+}
+
+/// The text of a header, empty where there is none, as CGI has it.
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
 fn text(status: StatusCode, message: &str) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(format!("{message}\n")));
+    content(status, "text/plain; charset=UTF-8", format!("{message}\n").into())
+}
+
+fn content(status: StatusCode, media_type: &'static str, content: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(content);
     *response.status_mut() = status;
-    let media = HeaderValue::from_static("text/plain; charset=UTF-8");
-    response.headers_mut().insert(CONTENT_TYPE, media);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 

@@ -22,7 +22,7 @@ use crate::clock::Stamp;
 
 /// What the layers of one connection, and the answers on it, share.
 #[derive(Debug, Default)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     pub received: AtomicU64,
     pub sent: AtomicU64,
     /// Set before the socket is dropped: it ends with RST.
@@ -98,13 +98,13 @@ impl Wire {
 
 /// The layer below TLS.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(crate) struct Counted {
     socket: TcpStream,
     wire: Arc<Wire>,
 }
 
 impl Counted {
-    pub(super) fn new(socket: TcpStream, wire: Arc<Wire>) -> Self {
+    pub(crate) fn new(socket: TcpStream, wire: Arc<Wire>) -> Self {
         Self { socket, wire }
     }
 }
