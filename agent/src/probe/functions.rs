@@ -1,6 +1,10 @@
 //! Uprobes in go commands: one kernel program, attached at many places of an executable.
 
-use std::{fs::File, os::fd::AsRawFd as _, path::PathBuf};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+};
 
 use aya::{
     maps::{Array, MapData},
@@ -12,7 +16,7 @@ use aya::{
 use gobuild_trace_common::{FUNCTION_SITES, FunctionSite};
 use thiserror::Error;
 
-use super::load::Wire;
+use super::{load::Wire, uprobe_multi};
 
 /// Name of the kernel program.
 pub(super) const PROGRAM: &str = "go_function";
@@ -32,7 +36,7 @@ pub enum FunctionsError {
     /// The program did not load.
     #[error("{0}")]
     Unavailable(String),
-    /// Each attached place costs a descriptor.
+    /// Watching costs descriptors and memory.
     #[error("more than {MAX_EXECUTABLES} go commands")]
     TooMany,
     /// More layouts than the kernel's table holds.
@@ -44,26 +48,47 @@ pub enum FunctionsError {
     /// The kernel refused a place.
     #[error("uprobe: {0}")]
     Attach(#[from] ProgramError),
+    /// The kernel refused the places.
+    #[error("uprobes: {0}")]
+    AttachAll(#[from] io::Error),
 }
 
-/// Executables watched at a time; a place costs a descriptor, an executable some sixty.
+/// The program as this kernel takes it.
+pub(super) enum Loaded {
+    /// For one link with many places (Linux 6.6).
+    Multi(OwnedFd),
+    /// For a link at each place. The program is aya's.
+    Single,
+}
+
+/// Executables watched at a time: before Linux 6.6 each costs some sixty descriptors.
 const MAX_EXECUTABLES: usize = 12;
 
-/// What is attached. Dropping it does not detach; dropping the programs does.
+/// What is attached.
 pub(super) struct Functions {
     sites: Array<MapData, Wire<FunctionSite>>,
     known: Vec<FunctionSite>,
     executables: usize,
-    unavailable: Option<String>,
+    loaded: Result<Loaded, String>,
+    links: Vec<OwnedFd>,
 }
 
 impl Functions {
-    pub(super) fn new(sites: Array<MapData, Wire<FunctionSite>>, unavailable: Option<String>) -> Self {
-        Self { sites, known: Vec::new(), executables: 0, unavailable }
+    pub(super) fn new(sites: Array<MapData, Wire<FunctionSite>>, loaded: Result<Loaded, String>) -> Self {
+        Self { sites, known: Vec::new(), executables: 0, loaded, links: Vec::new() }
     }
 
+    /// Why there is no program.
     pub(super) fn unavailable(&self) -> Option<&str> {
-        self.unavailable.as_deref()
+        self.loaded.as_ref().err().map(String::as_str)
+    }
+
+    /// The program's descriptor, where it is ours.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        match &self.loaded {
+            Ok(Loaded::Multi(program)) => Some(program.as_raw_fd()),
+            Ok(Loaded::Single) | Err(_) => None,
+        }
     }
 
     /// Attaches at all places of an executable or at none.
@@ -73,32 +98,20 @@ impl Functions {
         executable: &File,
         places: &[Place],
     ) -> Result<(), FunctionsError> {
-        if let Some(reason) = &self.unavailable {
+        if let Err(reason) = &self.loaded {
             return Err(FunctionsError::Unavailable(reason.clone()));
         }
         if self.executables >= MAX_EXECUTABLES {
             return Err(FunctionsError::TooMany);
         }
         // The descriptor names the very file that was read, whatever its path leads to by now.
-        let path = PathBuf::from(format!("/proc/self/fd/{}", executable.as_raw_fd()));
-        let mut attached: Vec<UProbeLinkId> = Vec::with_capacity(places.len());
-        for place in places {
-            let link = self.cookie(&place.site).and_then(|cookie| {
-                let point = UProbeAttachPoint {
-                    location: UProbeAttachLocation::AbsoluteOffset(place.file_offset),
-                    cookie: Some(cookie),
-                };
-                Ok(program.attach(point, &path, UProbeScope::AllProcesses)?)
-            });
-            match link {
-                Ok(link) => attached.push(link),
-                Err(error) => {
-                    for link in attached {
-                        let _ = program.detach(link);
-                    }
-                    return Err(error);
-                }
-            }
+        let path = format!("/proc/self/fd/{}", executable.as_raw_fd());
+        let cookies = places.iter().map(|place| self.cookie(&place.site)).collect::<Result<Vec<u64>, _>>()?;
+        if let Ok(Loaded::Multi(program)) = &self.loaded {
+            let offsets: Vec<u64> = places.iter().map(|place| place.file_offset).collect();
+            self.links.push(uprobe_multi::attach(program, &path, &offsets, &cookies)?);
+        } else {
+            attach_each(program, &path, places, &cookies)?;
         }
         self.executables += 1;
         Ok(())
@@ -115,6 +128,24 @@ impl Functions {
         self.known.push(*site);
         Ok(index.into())
     }
+}
+
+fn attach_each(program: &mut UProbe, path: &str, places: &[Place], cookies: &[u64]) -> Result<(), ProgramError> {
+    let mut attached: Vec<UProbeLinkId> = Vec::with_capacity(places.len());
+    for (place, &cookie) in places.iter().zip(cookies) {
+        let location = UProbeAttachLocation::AbsoluteOffset(place.file_offset);
+        let point = UProbeAttachPoint { location, cookie: Some(cookie) };
+        match program.attach(point, path, UProbeScope::AllProcesses) {
+            Ok(link) => attached.push(link),
+            Err(error) => {
+                for link in attached {
+                    let _ = program.detach(link);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn same(a: &FunctionSite, b: &FunctionSite) -> bool {

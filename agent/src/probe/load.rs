@@ -17,7 +17,8 @@ use thiserror::Error;
 use super::{
     btf::Btf,
     events::EventRing,
-    functions::{self, Functions, FunctionsError, Place},
+    functions::{self, Functions, FunctionsError, Loaded, Place},
+    uprobe_multi,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gobuild-trace-ebpf"));
@@ -249,15 +250,14 @@ impl Probes {
             statuses.push(ProgramStatus { name, tier: *tier, state });
         }
 
-        let unavailable =
-            if config.functions { load_functions(&mut ebpf).err() } else { Some("not asked for".to_owned()) };
+        let loaded = if config.functions { load_functions(&mut ebpf) } else { Err("not asked for".to_owned()) };
         let ring = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         Ok(Self {
             files: take(&mut ebpf, "FILES")?,
             dropped: take(&mut ebpf, "DROPPED")?,
             lost: take(&mut ebpf, "LOST")?,
             ring: Some(EventRing::new(ring)),
-            functions: Functions::new(take::<Array<MapData, Wire<_>>>(&mut ebpf, "SITES")?, unavailable),
+            functions: Functions::new(take::<Array<MapData, Wire<_>>>(&mut ebpf, "SITES")?, loaded),
             ebpf,
             statuses,
             lost_seen: 0,
@@ -329,21 +329,22 @@ impl Probes {
             .map(|(name, _)| *name)
             .chain([functions::PROGRAM])
             .filter_map(|name| {
-                let program = self.ebpf.program(name)?;
-                let info = program.info().ok()?;
-                let fd = match program {
-                    Program::BtfTracePoint(program) => program.fd(),
-                    Program::UProbe(program) => program.fd(),
+                let fd = match self.ebpf.program(name)? {
+                    Program::BtfTracePoint(program) => program.fd().ok()?.as_fd().as_raw_fd(),
+                    Program::UProbe(program) => match self.functions.descriptor() {
+                        Some(own) => own,
+                        None => program.fd().ok()?.as_fd().as_raw_fd(),
+                    },
                     _ => return None,
                 };
-                let fdinfo = fdinfo(fd.ok()?.as_fd().as_raw_fd());
+                let fdinfo = fdinfo(fd);
                 let figure = |name: &str| fdinfo.get(name).copied().unwrap_or(0);
                 Some(ProgramStats {
                     name,
                     run_time_ns: figure("run_time_ns"),
                     run_count: figure("run_cnt"),
                     recursion_misses: figure("recursion_misses"),
-                    verified_instructions: info.verified_instruction_count().unwrap_or(0),
+                    verified_instructions: u32::try_from(figure("verified_insns")).unwrap_or(0),
                 })
             })
             .collect()
@@ -442,10 +443,15 @@ fn attach(ebpf: &mut aya::Ebpf, name: &str, btf: &aya::Btf) -> Result<(), Progra
     Ok(())
 }
 
-fn load_functions(ebpf: &mut aya::Ebpf) -> Result<(), String> {
+/// Loads the program for uprobes: for many places at once, or for one at a time where the kernel is older.
+fn load_functions(ebpf: &mut aya::Ebpf) -> Result<Loaded, String> {
+    match uprobe_multi::load(OBJECT, functions::PROGRAM, ebpf.maps()) {
+        Ok(program) => return Ok(Loaded::Multi(program)),
+        Err(error) => tracing::debug!(%error, "one link for many uprobes"),
+    }
     let program: Result<&mut UProbe, ProgramError> =
         ebpf.program_mut(functions::PROGRAM).ok_or(ProgramError::UnexpectedProgramType).and_then(TryInto::try_into);
-    program.and_then(UProbe::load).map_err(|error| shorten(&error))
+    program.and_then(UProbe::load).map(|()| Loaded::Single).map_err(|error| shorten(&error))
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(

@@ -10,6 +10,7 @@ mod events;
 mod executable;
 mod functions;
 mod load;
+mod uprobe_multi;
 mod watched;
 
 pub use events::EventRing;
