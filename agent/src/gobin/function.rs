@@ -152,3 +152,6 @@ fn sites_in<R: ReadAt + ?Sized>(
         }
     }))
 }
+
+#[cfg(test)]
+mod tests;
