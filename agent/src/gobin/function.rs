@@ -1,13 +1,14 @@
 //! Places in an executable where probes on Go functions may be attached.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::elf::{AddressRange, Architecture, Elf, ElfError, ReadAt};
 use super::pclntab::Pclntab;
 use super::sites::{self, SiteError};
 
 /// Where one function may be probed. Offsets are bytes from the start of the file, as uprobes want them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FunctionSites {
     /// The function's first byte. Never a place for a probe: a call that grows its stack passes it twice.
     pub start: u64,
@@ -18,6 +19,18 @@ pub struct FunctionSites {
     pub returns: Vec<u64>,
     /// The function's bytes without padding.
     code: Vec<u8>,
+}
+
+impl fmt::Debug for FunctionSites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { start, entry, returns, code } = self;
+        f.debug_struct("FunctionSites")
+            .field("start", start)
+            .field("entry", entry)
+            .field("returns", returns)
+            .field("code_bytes", &code.len())
+            .finish()
+    }
 }
 
 /// The file no longer has the bytes that the sites were found in.
@@ -152,3 +165,6 @@ fn sites_in<R: ReadAt + ?Sized>(
         }
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use super::version::{GoVersion, PreRelease};
 
 /// Byte offsets in structs whose addresses are in registers at a probed function's entry or return; the same on amd64
-/// and arm64, and with every patch release of a minor one. A string is its data pointer, then its length 8 bytes on.
+/// and arm64. A string is its data pointer, then its length 8 bytes on.
 ///
 /// Of all of these only the last two fields of [`UrlOffsets`] ever moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,9 @@ pub struct UrlOffsets {
 }
 
 impl CallLayout {
-    /// Layout for a version of Go, or none when it is not known. Read from the sources of the releases and of their
-    /// candidates; a test repeats that with the DWARF of go commands built from the releases at hand.
+    /// Layout for a version of Go, or none when it is not known. Measured from the DWARF of the go command that one late
+    /// release of each minor version built; a test repeats that for the releases at hand. The candidates of 1.25 to 1.27
+    /// were read in source.
     #[must_use]
     pub fn of_version(version: &GoVersion) -> Option<Self> {
         if version.major != 1 || matches!(version.pre_release, Some(PreRelease::Devel | PreRelease::Beta(_))) {

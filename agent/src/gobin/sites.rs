@@ -297,3 +297,6 @@ fn is_arm64_frame_setup(word: u32) -> bool {
         // b.lo
         || word & 0xff00_001f == 0x5400_0003
 }
+
+#[cfg(test)]
+mod tests;
