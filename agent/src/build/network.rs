@@ -306,6 +306,37 @@ impl Network {
             .map(|(index, connection)| (index, connection.pid, connection.last_write_ns))
     }
 
+    /// Why a process's look-up of a name in a span found no address: every query for it that was answered then failed,
+    /// search domains included.
+    pub fn lookup_failure(&self, pid: u32, name: &str, from_ns: u64, to_ns: u64) -> Option<ErrorType> {
+        let ours = self.queries.iter().filter(|query| {
+            let asked = query.name.trim_end_matches('.');
+            let same = asked.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            // Goroutines that want the same name share one look-up, which may have begun before.
+            query.pid == pid && same && query.end_ns.is_some_and(|end_ns| (from_ns..=to_ns).contains(&end_ns))
+        });
+        let failures: Option<Vec<ErrorType>> = ours.map(Query::failure).collect();
+        failures?.into_iter().next_back()
+    }
+
+    /// The only TLS connection of a process, not multiplexed, whose last request left and was answered in a span.
+    pub fn answered_within(&self, pid: u32, from_ns: u64, to_ns: u64) -> Option<(ConnectionIndex, u64)> {
+        let span = from_ns..=to_ns;
+        let mut fitting = self.connections.iter().enumerate().filter(|(_, connection)| {
+            connection.pid == pid
+                && connection.hello_ns.is_some()
+                && connection.carries_requests()
+                && !connection.multiplexed
+                && span.contains(&connection.last_write_ns)
+                && span.contains(&connection.last_read_ns)
+                && connection.last_read_ns >= connection.last_write_ns
+        });
+        match (fitting.next(), fitting.next()) {
+            (Some((index, connection)), None) => Some((index, connection.last_write_ns)),
+            _ => None,
+        }
+    }
+
     /// First query to last answer of a process's look-ups in a span that found no address.
     pub fn failed_lookup(&self, pid: u32, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
         let failed = self.queries.iter().filter(|query| {
@@ -474,13 +505,17 @@ impl TcpConnection {
 }
 
 impl Query {
-    fn row(&self, build_start_ns: u64, end_ns: u64) -> types::DnsQuery {
-        let error_type = match self.rcode.as_deref() {
+    fn failure(&self) -> Option<ErrorType> {
+        match self.rcode.as_deref() {
             Some("NOERROR") => None,
             Some("NXDOMAIN") => Some(ErrorType::HostNotFound),
             Some(_) => Some(ErrorType::TryAgain),
             None => Some(ErrorType::TimedOut),
-        };
+        }
+    }
+
+    fn row(&self, build_start_ns: u64, end_ns: u64) -> types::DnsQuery {
+        let error_type = self.failure();
         types::DnsQuery {
             name: self.name.clone(),
             record_type: self.record_type.clone(),

@@ -71,6 +71,14 @@ pub struct RequestUrl {
     pub go_get: bool,
 }
 
+impl RequestUrl {
+    /// The host without its port.
+    pub fn host_name(&self) -> &str {
+        let (name, port) = self.host.rsplit_once(':').unwrap_or((&self.host, ""));
+        if port.bytes().all(|digit| digit.is_ascii_digit()) { name } else { &self.host }
+    }
+}
+
 /// What came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {

@@ -62,17 +62,15 @@ impl Inspector {
     }
 
     fn facts(&mut self, pid: u32, exec_ns: u64, exec: &Exec, file: Executable, probes: &mut Probes) -> ProcessFacts {
+        let mut watched = None;
         let recognised = match self.known.get(&file) {
             Some(recognised) => recognised.clone(),
             None => {
                 let Some((opened, recognised)) = recognise(pid, exec, file) else {
                     return ProcessFacts { too_late: true, ..ProcessFacts::unknown() };
                 };
-                // The kernel programs wait for the verdict; uprobes take longer.
                 self.decide(file.key(), &recognised, probes);
-                if let Recognised::Go(go) = &recognised {
-                    self.instruments.watch(file, &opened, go, probes);
-                }
+                watched = Some(opened);
                 self.known.insert(file, recognised.clone());
                 recognised
             }
@@ -82,9 +80,13 @@ impl Inspector {
             go_version: recognised.go().map(|go| go.go_version.to_string()),
             ..ProcessFacts::unknown()
         };
-        if facts.program == Program::Go {
-            (facts.tier, facts.tier_reason) = self.instruments.reach(file, exec_ns);
+        if let Recognised::Go(go) = &recognised {
+            // The process may be short: what it is comes first, what is done about its file after it.
             describe(pid, exec, &mut facts);
+            if let Some(opened) = watched {
+                self.instruments.watch(file, &opened, go, probes);
+            }
+            (facts.tier, facts.tier_reason) = self.instruments.reach(file, exec_ns);
         }
         facts
     }

@@ -53,9 +53,16 @@ impl Download {
                 }
             }
             CallEvent::HopEnd(answer) => {
-                if let Some(hop) = self.requested(goroutine).and_then(|attempt| attempt.hops.last_mut()) {
-                    hop.end_ns = Some(at_ns);
-                    hop.status = answer.status;
+                let Some(attempt) = self.requested(goroutine) else { return };
+                let Some(hop) = attempt.hops.last_mut() else { return };
+                hop.end_ns = Some(at_ns);
+                hop.status = answer.status;
+                // Over HTTP/1 under TLS a goroutine of the connection writes all requests; a connection carries one at a
+                // time.
+                if hop.sent_ns.is_none()
+                    && let Some((connection, sent_ns)) = network.answered_within(task.pid, hop.begin_ns, at_ns)
+                {
+                    attempt.sent(sent_ns, connection);
                 }
             }
             CallEvent::SpanBegin { .. }
@@ -169,9 +176,13 @@ impl Download {
                 attempt.fail(at_ns, status_error(status), None);
             }
             None => {
+                let name = attempt.url.as_ref().map_or("", |url| url.host_name());
                 let (kind, text) = match dial_error(attempt, network) {
                     Some((kind, text)) => (kind, Some(text)),
-                    None => (ErrorType::Other, None),
+                    None => match network.lookup_failure(attempt.pid, name, attempt.asked_ns, at_ns) {
+                        Some(kind) => (kind, None),
+                        None => (ErrorType::Other, None),
+                    },
                 };
                 attempt.fail(at_ns, kind, text);
             }

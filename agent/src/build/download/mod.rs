@@ -611,8 +611,13 @@ impl Download {
     /// the request follows the look that found the file missing. Nothing is said where two would fit one.
     fn unanswered(&self, network: &Network) -> HashMap<usize, (u64, ConnectionIndex)> {
         let mut placed: HashMap<usize, (u64, ConnectionIndex)> = HashMap::new();
-        let silent =
-            |attempt: &Attempt| attempt.open() && !attempt.by_vcs && !attempt.evident() && attempt.goroutine != 0;
+        let silent = |attempt: &Attempt| {
+            attempt.open()
+                && !attempt.by_vcs
+                && attempt.sent_ns.is_none()
+                && (!attempt.file_opened || attempt.url.is_some())
+                && attempt.goroutine != 0
+        };
         for (connection, pid, written_ns) in network.unanswered() {
             let own = |attempt: &Attempt| rows::dialled_connection(attempt, network) == Some(connection);
             let fits = |attempt: &Attempt| {
