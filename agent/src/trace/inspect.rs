@@ -75,6 +75,8 @@ impl Inspector {
         };
         if facts.program == Program::Go {
             describe(pid, exec, &mut facts);
+            // Whoever waits for it is there even when the go command itself has ended.
+            facts.wrapper_exports = below_exporting_wrapper(exec.parent);
         }
         facts
     }
@@ -116,7 +118,6 @@ fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
     } else {
         facts.too_late = true;
     }
-    facts.wrapper_exports = below_exporting_wrapper(pid);
     facts.directory = directory.map(|directory| directory.to_string_lossy().into_owned());
 }
 
@@ -124,6 +125,7 @@ fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
 /// it is.
 pub const EXPORTING_WRAPPER: &str = "gobuild-trace/x";
 
+/// Whether this process or one above it is such a wrapper.
 fn below_exporting_wrapper(pid: u32) -> bool {
     const DEPTH: usize = 32;
     let mut pid = pid;
