@@ -121,8 +121,8 @@ fn agent(listen: SocketAddr, reports: &Path, endpoint: &str) -> Guard {
     agent
 }
 
-/// Spans of go commands, which no other span that was received contains.
-fn roots<'a>(received: &'a Received, pid: u64) -> Vec<&'a Span> {
+/// The spans that stand for a whole go command.
+fn roots(received: &Received, pid: u64) -> Vec<&Span> {
     let of_pid = |span: &&Span| span.attributes.get("process.pid").is_some_and(|text| *text == pid.to_string());
     received.spans.iter().filter(|span| span.name.starts_with("go ")).filter(of_pid).collect()
 }
