@@ -22,6 +22,9 @@ mod process;
 mod prometheus;
 #[path = "export/reports.rs"]
 mod reports;
+#[cfg(feature = "probe")]
+#[path = "export/wrapper.rs"]
+mod wrapper;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -5,6 +5,8 @@
 
 #[path = "oracle/graph.rs"]
 mod graph;
+#[path = "oracle/headers.rs"]
+mod headers;
 #[path = "oracle/traced.rs"]
 mod traced;
 #[path = "oracle/x.rs"]
@@ -12,7 +14,8 @@ mod x;
 
 use std::time::Duration;
 
-use gobuild_trace::build::{CacheResult, FetchKind, FetchState, ModuleResult};
+use gobuild_trace::build::{Build, CacheResult, FetchKind, FetchState, ModuleResult};
+use headers::{Headers, TIME_SLICES_NS};
 use testkit::{
     authority::Authority,
     goenv::GoEnv,
@@ -20,112 +23,146 @@ use testkit::{
     proxy::{ConnectionRule, Proxy, Rule, Transport},
     sumdb::Sumdb,
 };
-use traced::{Program, Traced, files_by_name, privileged};
+use traced::{Caches, Program, Traced, files_by_name, privileged};
 
-/// Public programs whose modules download whole.
-const HELM: &str = "helm.sh/helm/v3@v3.22.0";
-const FZF: &str = "github.com/junegunn/fzf@v0.65.2";
+/// A public program of more than fifty modules, all of which the machine's proxy serves.
+#[derive(Clone, Copy, Debug)]
+struct Public {
+    /// Its main module.
+    module: &'static str,
+    /// Its main package, for programs that compile within a minute or two.
+    main: Option<&'static str>,
+    /// So many files at least are in the module cache after a download.
+    files: usize,
+}
+
+const HELM: Public = Public { module: "helm.sh/helm/v3@v3.22.0", main: None, files: 660 };
+const CADDY: Public = Public { module: "github.com/caddyserver/caddy/v2@v2.11.9", main: None, files: 640 };
+const GITLEAKS: Public = Public { module: "github.com/zricethezav/gitleaks/v8@v8.30.1", main: Some("."), files: 200 };
+const ALERTMANAGER: Public =
+    Public { module: "github.com/prometheus/alertmanager@v0.34.2", main: Some("./cmd/amtool"), files: 1_200 };
 
 #[test]
-fn every_file_of_a_public_programs_modules_once_with_its_size_and_time() {
+fn every_file_of_a_public_programs_modules_once_with_its_size_and_host() {
     if !privileged() {
         return;
     }
-    for name in [HELM, FZF] {
+    for public in [HELM, CADDY, GITLEAKS, ALERTMANAGER] {
+        let name = public.module;
         let program = Program::fetch(name);
-        let cold = program.traced(&["mod", "download", "-x"]);
-        let build = cold.build();
-        assert!(cold.document.complete, "{name}: {:?}", cold.document.lost_events);
-        let ours = files_by_name(build);
-        let cache = program.files_in_cache();
-        let missing: Vec<_> = cache.keys().filter(|file| !ours.contains_key(*file)).collect();
-        let extra: Vec<_> = ours.keys().filter(|file| !cache.contains_key(*file)).collect();
-        assert!(missing.is_empty() && extra.is_empty(), "{name}: missing {missing:?}, extra {extra:?}");
-        assert!(cache.len() >= 90, "{name}: {} files", cache.len());
-        for (file, fetches) in &ours {
-            assert_eq!(fetches.len(), 1, "{name}: {file} fetched more than once");
-            assert_eq!(fetches[0].bytes, Some(cache[file]), "{name}: size of {file}");
-            assert_eq!(fetches[0].stages.sum_ns(), fetches[0].duration_ns, "{name}: stages of {file}");
-        }
-        let requests = x::requests(&cold.stderr);
-        let hosts: std::collections::BTreeSet<_> = requests.values().map(|request| request.host.clone()).collect();
-        for (file, fetches) in &ours {
-            assert!(hosts.contains(fetches[0].host.as_deref().unwrap_or_default()), "{name}: host of {file}");
-        }
-        let phases: u64 = build.phases.iter().map(|phase| phase.wall_share_ns).sum();
-        assert_eq!(phases, build.duration_ns, "{name}: phases");
+        let cold = program.traced(&["mod", "download", "-x"], Caches::Cold);
+        assert_eq!(cold.code, Some(0), "{name}: {}", cold.stderr);
+        assert_fetched_is_what_the_cache_holds(name, &program, &cold);
+        assert!(program.files_in_cache().len() >= public.files, "{name}: {} files", program.files_in_cache().len());
+        // Nothing is compiled, so the machine's load is the program's own.
+        eprintln!("{name}: mod download: {}", Headers::of(&cold));
 
-        let warm = program.traced(&["mod", "download"]);
-        let build = warm.build();
-        assert!(build.modules.iter().all(|module| module.result == ModuleResult::Cached), "{name}: warm");
-        assert!(!build.modules.is_empty(), "{name}: warm");
-        assert_eq!(build.caches.module.as_ref().map(|cache| cache.misses), Some(0), "{name}: warm");
+        let warm = program.traced(&["mod", "download"], Caches::Kept);
+        assert_all_cached(name, &warm);
     }
 }
 
+#[test]
+fn a_public_programs_build_fetches_what_the_cache_holds_and_compiles_what_the_action_graph_ran() {
+    if !privileged() {
+        return;
+    }
+    for public in [GITLEAKS, ALERTMANAGER] {
+        let name = public.module;
+        let program = Program::fetch(name);
+        let graph_file = program.scratch("graph.json");
+        let graph_flag = format!("-debug-actiongraph={}", graph_file.display());
+        let binary = program.scratch("binary").display().to_string();
+        for (round, caches) in [("cold", Caches::Cold), ("warm", Caches::Kept)] {
+            // An executable that is up to date would make the warm build's link a hit, its packages not looked up.
+            let _ = std::fs::remove_file(&binary);
+            let main = public.main.expect("a main package");
+            let traced = program.traced(&["build", "-x", &graph_flag, "-o", &binary, main], caches);
+            assert_eq!(traced.code, Some(0), "{name}: {round}: {}", traced.stderr);
+            let build = traced.build();
+            match caches {
+                Caches::Cold => {
+                    assert_fetched_is_what_the_cache_holds(name, &program, &traced);
+                    eprintln!("{name}: build: {}", Headers::of(&traced));
+                }
+                Caches::Kept => assert_all_cached(name, &traced),
+            }
+            assert!(build.modules.len() >= 50, "{name}: {round}: {} modules", build.modules.len());
+            assert_packages_are_the_action_graphs(&format!("{name}: {round}"), build, &graph_file);
+            let expected = if caches == Caches::Cold { CacheResult::Miss } else { CacheResult::Hit };
+            assert!(build.caches.packages.iter().any(|row| row.result == expected), "{name}: {round}");
+        }
+    }
+}
+
+/// What was fetched, each file once with its size, its host and stages that add up, is what appeared in the cache.
+fn assert_fetched_is_what_the_cache_holds(name: &str, program: &Program, cold: &Traced) {
+    let build = cold.build();
+    assert!(cold.document.complete, "{name}: {:?}", cold.document.lost_events);
+    let ours = files_by_name(build);
+    let cache = program.files_in_cache();
+    let missing: Vec<_> = cache.keys().filter(|file| !ours.contains_key(*file)).collect();
+    let extra: Vec<_> = ours.keys().filter(|file| !cache.contains_key(*file)).collect();
+    assert!(missing.is_empty() && extra.is_empty(), "{name}: missing {missing:?}, extra {extra:?}");
+    let requests = x::requests(&cold.stderr);
+    for (file, fetches) in &ours {
+        let [fetch] = fetches.as_slice() else { panic!("{name}: {file} fetched {} times", fetches.len()) };
+        assert_eq!(fetch.state, FetchState::Done, "{name}: {file}");
+        assert_eq!(fetch.bytes, Some(cache[file]), "{name}: size of {file}");
+        assert_eq!(fetch.stages.sum_ns(), fetch.duration_ns, "{name}: stages of {file}");
+        let request = requests.get(file).unwrap_or_else(|| panic!("{name}: -x has no line for {file}"));
+        assert_eq!(fetch.host.as_ref(), Some(&request.host), "{name}: host of {file}");
+    }
+    let phases: u64 = build.phases.iter().map(|phase| phase.wall_share_ns).sum();
+    assert_eq!(phases, build.duration_ns, "{name}: phases");
+}
+
+/// Nothing was downloaded: hits of the module cache only.
+fn assert_all_cached(name: &str, warm: &Traced) {
+    let build = warm.build();
+    let others: Vec<_> = build.modules.iter().filter(|module| module.result != ModuleResult::Cached).collect();
+    assert!(others.is_empty(), "{name}: warm: {others:?}");
+    assert_eq!(build.modules.iter().map(|module| module.fetches.len()).sum::<usize>(), 0, "{name}: warm: fetches");
+    assert_eq!(build.summary.modules_downloaded, 0, "{name}: warm");
+    let cache = build.caches.module.as_ref().unwrap_or_else(|| panic!("{name}: warm: no module cache"));
+    assert_eq!((cache.hits, cache.misses), (build.modules.len() as u64, 0), "{name}: warm");
+    assert!(cache.hits >= 50, "{name}: warm: {} hits", cache.hits);
+}
+
+fn assert_packages_are_the_action_graphs(what: &str, build: &Build, graph: &std::path::Path) {
+    let graph = graph::packages(graph);
+    let ours: std::collections::BTreeMap<_, _> =
+        build.caches.packages.iter().map(|row| (row.import_path.as_str(), row.result)).collect();
+    let compiled: Vec<&str> = graph.iter().filter(|(_, compiled)| **compiled).map(|(name, _)| name.as_str()).collect();
+    let missed: Vec<&str> =
+        ours.iter().filter(|(_, result)| **result == CacheResult::Miss).map(|(name, _)| *name).collect();
+    assert_eq!(compiled, missed, "{what}: packages compiled");
+    let names: Vec<&str> = graph.keys().map(String::as_str).collect();
+    assert_eq!(names, ours.keys().copied().collect::<Vec<_>>(), "{what}: packages");
+}
+
 /// Both clocks stop at the same events, but for the scheduler between them: the go command prints when its goroutine
-/// runs again, we see the system call after that. On an idle machine all of 666 requests lay within 2 ms or 3 %; on a
-/// machine that others load too, a request can be late by a time slice or two. So the median has to be within 2 ms, 99 %
-/// within 30 ms or 3 %, and the best of three attempts counts.
+/// runs again, we see the system call after that. What differs is always ours that is longer. On a quiet machine of two
+/// cores 98 to 99 % of helm's 666 requests lay within 2 ms or 3 %, on one that others load too 84 to 97 %. So the median
+/// has to be within 2 ms, 99 % within 30 ms or 3 %, and the best of three attempts counts. How many lay within 2 ms or 3 %
+/// is printed.
 #[test]
 fn time_to_headers_is_what_the_go_command_prints() {
     if !privileged() {
         return;
     }
     const MEDIAN_NS: u64 = 2_000_000;
-    const TIME_SLICES_NS: u64 = 30_000_000;
-    let program = Program::fetch(HELM);
+    let program = Program::fetch(HELM.module);
     let mut verdicts = Vec::new();
     for _ in 0..3 {
-        let cold = program.traced(&["mod", "download", "-x"]);
-        let ours = files_by_name(cold.build());
-        let requests = x::requests(&cold.stderr);
-        let mut errors_ns = Vec::new();
-        let mut outside = 0;
-        for (file, fetches) in &ours {
-            let request = requests.get(file).unwrap_or_else(|| panic!("-x has no line for {file}"));
-            let stages = &fetches[0].stages;
-            let parts = [stages.queue_ns, stages.dns_ns, stages.connect_ns, stages.tls_ns, stages.ttfb_ns];
-            let headers_ns: u64 = parts.into_iter().flatten().sum();
-            let error_ns = headers_ns.abs_diff(request.headers_ns);
-            outside += usize::from(error_ns > TIME_SLICES_NS.max(request.headers_ns * 3 / 100));
-            errors_ns.push(error_ns);
-        }
-        errors_ns.sort_unstable();
-        let median_ns = errors_ns[errors_ns.len() / 2];
-        if median_ns <= MEDIAN_NS && outside * 100 <= errors_ns.len() {
+        let headers = Headers::of(&program.traced(&["mod", "download", "-x"], Caches::Cold));
+        eprintln!("{}: mod download: {headers}", HELM.module);
+        if headers.median_ns() <= MEDIAN_NS && headers.within(TIME_SLICES_NS) * 100 >= headers.count() * 99 {
             return;
         }
-        verdicts.push(format!("median {median_ns} ns, {outside} of {} outside", errors_ns.len()));
+        verdicts.push(headers.to_string());
     }
     panic!("{verdicts:#?}");
-}
-
-#[test]
-fn a_cold_build_misses_what_the_action_graph_ran_and_a_warm_one_hits_it() {
-    if !privileged() {
-        return;
-    }
-    let program = Program::fetch(FZF);
-    let graph_file = program.scratch("graph.json");
-    let graph_flag = format!("-debug-actiongraph={}", graph_file.display());
-    let binary = program.scratch("fzf").display().to_string();
-    for (round, expected_result) in [("cold", CacheResult::Miss), ("warm", CacheResult::Hit)] {
-        let _ = std::fs::remove_file(program.scratch("fzf"));
-        let traced = program.traced_keeping_caches(&["build", &graph_flag, "-o", &binary, "."], round == "warm");
-        let build = traced.build();
-        let graph = graph::packages(&graph_file);
-        let ours: std::collections::BTreeMap<_, _> =
-            build.caches.packages.iter().map(|row| (row.import_path.as_str(), row.result)).collect();
-        let compiled: Vec<&str> =
-            graph.iter().filter(|(_, compiled)| **compiled).map(|(name, _)| name.as_str()).collect();
-        let missed: Vec<&str> =
-            ours.iter().filter(|(_, result)| **result == CacheResult::Miss).map(|(name, _)| *name).collect();
-        assert_eq!(compiled, missed, "{round}: packages compiled");
-        let names: Vec<&str> = graph.keys().map(String::as_str).collect();
-        assert_eq!(names, ours.keys().copied().collect::<Vec<_>>(), "{round}: packages");
-        assert!(ours.values().any(|result| *result == expected_result), "{round}");
-    }
 }
 
 /// Each delay appears in its own stage, about as long as the proxy's log says it was held.

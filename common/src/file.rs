@@ -75,8 +75,8 @@ wire! {
 pub enum FileOperation {
     /// First write since open or since the last truncation.
     FirstWrite = 1,
-    /// `ftruncate` to less than was written: an attempt failed and the file is used again. Carries the sums so far,
-    /// which begin anew.
+    /// `ftruncate` to nothing or to less than was written: an attempt failed and the file is used again. Carries the
+    /// sums so far, which begin anew.
     Truncate = 2,
     /// `close` of a file that was opened for writing. Carries the sums.
     Close = 3,

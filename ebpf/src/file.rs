@@ -226,9 +226,10 @@ pub fn truncate(call: &Call) {
         if call.result < 0 || (*descriptor).kind != FILE {
             return;
         }
-        // The build cache ends an entry by cutting it to the length that it has.
+        // The build cache ends an entry by cutting it to the length that it has. A download is emptied after each attempt
+        // that failed, also when that attempt had written nothing.
         let length = call.registers.second();
-        if length >= (*descriptor).written_bytes {
+        if length > 0 && length >= (*descriptor).written_bytes {
             return;
         }
         emit_io(call, fd, descriptor, FileOperation::Truncate, length);

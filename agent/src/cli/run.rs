@@ -18,6 +18,7 @@ use super::{
     live::LiveLine,
     output,
     settings::{RunSettings, Talk, WhenImpossible},
+    signals,
 };
 use crate::{
     build::Document,
@@ -101,18 +102,26 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
     };
     let status = follow(settings, &mut session, &mut child)?;
     let duration = started.elapsed();
+    let signals_of_the_command = signals::count();
     session.finish(Some(stream_status(status)), duration);
     let document = session.model().document();
     write_reports(settings, &mut outputs, &document);
-    if let Some((exporter, telemetry)) = exporter {
+    if let Some((exporter, telemetry)) = exporter
+        && export_wanted(signals_of_the_command)
+    {
         let parents = trace_parents(&session);
         for build in &document.builds {
             telemetry.record_build(build);
             exporter.export_build(build, parents.get(&build.id));
         }
-        exporter.flush(FLUSH_LIMIT);
+        exporter.flush_unless(FLUSH_LIMIT, || !export_wanted(signals_of_the_command));
     }
     exit_as(status)
+}
+
+/// Nobody wants to wait for an export who asked the command to end twice, or us after its end. The reports are written.
+fn export_wanted(signals_of_the_command: u32) -> bool {
+    signals_of_the_command < 2 && signals::count() == signals_of_the_command
 }
 
 /// Takes events in until the command has ended, and says what hangs.

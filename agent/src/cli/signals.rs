@@ -33,7 +33,7 @@ pub fn last() -> Option<Signal> {
     Signal::try_from(LAST.load(Ordering::Relaxed)).ok()
 }
 
-/// How many of these came: from the second on nobody wants to wait for an export.
+/// How many of these came.
 #[must_use]
 pub fn count() -> u32 {
     COUNT.load(Ordering::Relaxed)

@@ -33,6 +33,12 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         module: None,
         host: None,
         evidence: build.lost_events.by_reason.iter().map(|(reason, count)| format!("{reason}: {count}")).collect(),
-        remedy: Some("Give the event ring more memory, or trace with fewer probes.".to_owned()),
+        remedy: remedy(build),
     });
+}
+
+/// More memory helps against a full ring, and against nothing else.
+fn remedy(build: &Build) -> Option<String> {
+    let full = build.lost_events.by_reason.get("ring_full").is_some_and(|count| *count > 0);
+    full.then(|| "Give the event ring more memory: --ring-size 64M; 16M is the default.".to_owned())
 }

@@ -371,6 +371,32 @@ pub fn many_commands() -> Document {
     document(Some(run("make test", 2, 250 * S)), builds)
 }
 
+/// `go generate` whose program runs go: the time of the inner ones is part of the outer one's.
+pub fn nested_commands() -> Document {
+    let inside = |line: &str, id: &str, parent: &str, ms: u64| {
+        let mut build = build(line, ms * MS);
+        build.id = id.to_owned();
+        build.parent_id = Some(parent.to_owned());
+        build
+    };
+    let mut generate = build("go generate ./...", 42 * S);
+    generate.id = "generate".to_owned();
+    generate.phases = vec![PhaseShare { phase: Phase::Run, wall_share_ns: 41 * S, cpu_ns: None }];
+    let mut test = build("go test ./...", 20 * S);
+    test.id = "test".to_owned();
+    test.phases = vec![PhaseShare { phase: Phase::Run, wall_share_ns: 19 * S, cpu_ns: None }];
+    let builds = vec![
+        inside("go env GOROOT", "env", "build", 12),
+        inside("go build -o bin/tool ./tool", "build", "run", 30_000),
+        test,
+        inside("go run ./internal/gen", "run", "generate", 40_000),
+        generate,
+        inside("go list ./...", "list", "generate", 150),
+        inside("go vet ./elsewhere", "elsewhere", "of another file", 2_000),
+    ];
+    document(Some(run("make", 0, 65 * S)), builds)
+}
+
 /// The example with events lost.
 pub fn lossy() -> Document {
     let mut document = example();

@@ -83,6 +83,8 @@ impl Inspector {
         if let Recognised::Go(go) = &recognised {
             // The process may be short: what it is comes first, what is done about its file after it.
             describe(pid, exec, &mut facts);
+            // Whoever waits for it is there even when the go command itself has ended.
+            facts.wrapper_exports = below_exporting_wrapper(exec.parent);
             if let Some(opened) = watched {
                 self.instruments.watch(file, &opened, go, probes);
             }
@@ -128,7 +130,6 @@ fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
     } else {
         facts.too_late = true;
     }
-    facts.wrapper_exports = below_exporting_wrapper(pid);
     facts.directory = directory.map(|directory| directory.to_string_lossy().into_owned());
 }
 
@@ -136,6 +137,7 @@ fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
 /// it is.
 pub const EXPORTING_WRAPPER: &str = "gobuild-trace/x";
 
+/// Whether this process or one above it is such a wrapper.
 fn below_exporting_wrapper(pid: u32) -> bool {
     const DEPTH: usize = 32;
     let mut pid = pid;

@@ -31,11 +31,13 @@ fn reports(directory: &Path) -> Vec<Value> {
     json.map(|file| serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap()).collect()
 }
 
-fn builds(directory: &Path) -> Vec<Value> {
+/// Every build that was kept in a directory.
+pub fn builds(directory: &Path) -> Vec<Value> {
     reports(directory).iter().flat_map(|document| document["builds"].as_array().unwrap().clone()).collect()
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+/// Fails after a minute.
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < end, "{what}");

@@ -1,6 +1,6 @@
 //! Downloads that fail: the row, the reason, the go command's own words, its exit code.
 
-use std::{fs, net::IpAddr};
+use std::{collections::BTreeSet, fs, net::IpAddr};
 
 use gobuild_trace::build::{ErrorType, Finding, ModuleResult};
 use testkit::{
@@ -83,6 +83,29 @@ fn a_zip_that_is_not_there() {
         assert_eq!(downloaded(&ran), 2);
         assert_eq!(module(ran.build(), &lacking).host.as_deref(), Some(proxy.host().as_str()));
     }
+}
+
+/// Over plain HTTP the status is seen on the wire, also where the go command goes on to the next proxy and says nothing.
+#[test]
+fn a_proxy_that_has_nothing_is_named_with_the_status() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(4);
+    let empty = Proxy::builder("empty").rule(Rule::on("*").status(404)).start().unwrap();
+    let full = Proxy::builder("full").host_name("localhost").source(modules.clone()).start().unwrap();
+    let go = environment().proxy(format!("{},{}", empty.url(), full.url())).build().unwrap();
+    write_program(&modules, &go);
+    let ran = Wrapper::new(&go, &[], DOWNLOAD).run().succeeded();
+    let build = ran.build();
+    assert_eq!(downloaded(&ran), 4, "{}\n{:#?}", ran.text, build.modules);
+    let log = empty.log();
+    let asked: BTreeSet<&str> = log.iter().map(|request| request.path.as_str()).collect();
+    let host = build.hosts.iter().find(|row| row.host == empty.host()).unwrap_or_else(|| panic!("{:#?}", build.hosts));
+    assert_eq!(host.errors, [(ErrorType::Http404, asked.len() as u64)].into(), "{asked:#?}");
+    let line = ran.text.lines().find(|line| line.contains(&empty.host())).unwrap_or_else(|| panic!("{}", ran.text));
+    assert!(line.contains(&format!("  {} 404  ", asked.len())), "{line}");
+    assert!(build.hosts.iter().any(|row| row.host == full.host() && row.errors.is_empty()), "{:#?}", build.hosts);
 }
 
 #[test]

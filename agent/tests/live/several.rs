@@ -186,4 +186,7 @@ fn a_program_that_runs_a_build_is_its_parent() {
     assert_ne!(inner.trace_id, outer.trace_id);
     let (outer_span, inner_span) = (span(outer), span(inner));
     assert!(outer_span.0 < inner_span.0 && inner_span.1 <= outer_span.1);
+    // Its time is in that of `go run`: it is shown as a part of it, not beside it.
+    let line = ran.text.lines().find(|line| line.contains("inside others") || line.contains("└ go build ./lib"));
+    assert!(line.is_some_and(|line| line.contains("└ ")), "{}", ran.text);
 }

@@ -59,6 +59,15 @@ impl Traced {
     }
 }
 
+/// Module cache and build cache of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caches {
+    /// Empty at the begin.
+    Cold,
+    /// As the last run left them.
+    Kept,
+}
+
 /// A public program's source, with caches of its own.
 pub struct Program {
     directory: TempDir,
@@ -86,14 +95,9 @@ impl Program {
         self.directory.path().join(name)
     }
 
-    /// Runs `go ARGUMENTS`; `mod download -x`, the cold case, begins with empty caches.
-    pub fn traced(&self, arguments: &[&str]) -> Traced {
-        self.traced_keeping_caches(arguments, !arguments.contains(&"-x"))
-    }
-
     /// Runs `go ARGUMENTS`.
-    pub fn traced_keeping_caches(&self, arguments: &[&str], keep: bool) -> Traced {
-        if !keep {
+    pub fn traced(&self, arguments: &[&str], caches: Caches) -> Traced {
+        if caches == Caches::Cold {
             for cache in ["modules", "cache"] {
                 let _ = std::fs::remove_dir_all(self.scratch(cache));
             }

@@ -4,7 +4,9 @@ use super::TextOptions;
 use super::doubt::{Doubt, marked};
 use super::page::{BAD, FAINT, Line, PLAIN, Page, STRONG, WARN, WIDTH, shortened};
 use super::table::{Align, Cell, Table, module as module_name};
-use crate::build::{Build, Fetch, FetchKind, FetchState, Host, Module, ModuleResult, Source, Stage, StageShare};
+use crate::build::{
+    Build, ErrorType, Fetch, FetchKind, FetchState, Host, Module, ModuleResult, Source, Stage, StageShare,
+};
 use crate::{diagnose, units, words};
 
 /// Under it a percentile of that rank says nothing.
@@ -127,13 +129,15 @@ fn hosts(page: &mut Page, build: &Build, doubt: Doubt, options: &TextOptions) {
     more(page, hosts.len(), options, doubt.modules);
 }
 
-/// `12 404`, and ` +3` for the errors of other types.
+/// `12 404`, and ` +3` for the errors of other types; a number alone where no type is known.
 fn errors(host: &Host) -> Option<String> {
     let total = host.errors.values().copied().fold(0, u64::saturating_add);
-    let (error, count) = host.errors.iter().filter(|(_, count)| **count > 0).max_by_key(|(_, count)| **count)?;
-    let others = total - count;
-    let others = if others > 0 { format!(" +{others}") } else { String::new() };
-    Some(format!("{count} {}{others}", words::error_type(*error)))
+    let named = host.errors.iter().filter(|(error, count)| **error != ErrorType::Other && **count > 0);
+    match named.max_by_key(|(_, count)| **count) {
+        None => (total > 0).then(|| total.to_string()),
+        Some((error, count)) if *count == total => Some(format!("{count} {}", words::error_type(*error))),
+        Some((error, count)) => Some(format!("{count} {} +{}", words::error_type(*error), total - count)),
+    }
 }
 
 fn modules(page: &mut Page, build: &Build, doubt: Doubt, options: &TextOptions) {
@@ -293,5 +297,27 @@ fn stage_name(stage: Stage, build: &Build) -> &'static str {
         Stage::Unzip => "unzip",
         Stage::Lock => "lock wait",
         Stage::Unattributed => "unattributed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::report::fixtures;
+
+    #[test]
+    fn errors_of_a_host_are_named_where_their_type_is_known() {
+        let said = |counts: &[(ErrorType, u64)]| {
+            let mut host = fixtures::example().builds[0].hosts[0].clone();
+            host.errors = counts.iter().copied().collect::<BTreeMap<_, _>>();
+            errors(&host)
+        };
+        assert_eq!(said(&[]), None);
+        assert_eq!(said(&[(ErrorType::Http404, 12)]).as_deref(), Some("12 404"));
+        assert_eq!(said(&[(ErrorType::Other, 12)]).as_deref(), Some("12"));
+        assert_eq!(said(&[(ErrorType::Other, 12), (ErrorType::Http404, 3)]).as_deref(), Some("3 404 +12"));
+        assert_eq!(said(&[(ErrorType::Reset, 1), (ErrorType::Http404, 3)]).as_deref(), Some("3 404 +1"));
     }
 }

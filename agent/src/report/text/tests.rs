@@ -60,6 +60,26 @@ fn many_commands() {
 }
 
 #[test]
+fn nested_commands() {
+    insta::assert_snapshot!(text(&fixtures::nested_commands()));
+}
+
+#[test]
+fn builds_that_contain_one_another_are_each_shown_once() {
+    let mut document = fixtures::nested_commands();
+    let parent = |document: &mut Document, id: &str, parent: &str| {
+        let build = document.builds.iter_mut().find(|build| build.id == id).unwrap();
+        build.parent_id = Some(parent.to_owned());
+    };
+    parent(&mut document, "generate", "build");
+    parent(&mut document, "test", "test");
+    let text = render(&document, &TextOptions { rows: Rows::All, ..PLAIN_TEXT });
+    for command in ["go generate ./...", "go run ./internal/gen", "go build -o bin/tool", "go test ./...", "go vet"] {
+        assert_eq!(text.lines().take(8).filter(|line| line.contains(command)).count(), 1, "{command}: {text}");
+    }
+}
+
+#[test]
 fn many_commands_each() {
     let text = render(&fixtures::many_commands(), &TextOptions { builds: BuildsShown::All, ..PLAIN_TEXT });
     assert_printable(&text);

@@ -76,6 +76,11 @@ pub struct Exported {
 /// Requests waiting for a collector that is away; beyond it new ones are given up.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
+/// For the worker to notice that the deadline of a flush has passed.
+const FLUSH_MARGIN: Duration = Duration::from_millis(200);
+/// Between two looks at whether a flush is still wanted.
+const LOOK_UP: Duration = Duration::from_millis(20);
+
 #[derive(Debug)]
 struct Shared {
     telemetry: Arc<Telemetry>,
@@ -139,12 +144,24 @@ impl Exporter {
     /// Sends what is queued, then the metrics as they are now, and returns when that is done or `limit` has passed,
     /// whatever the collector does; what is not sent by then is given up.
     pub fn flush(&self, limit: Duration) -> Exported {
-        let deadline = Instant::now() + limit;
-        self.deadline.send_replace(Some(deadline));
+        self.flush_unless(limit, || false)
+    }
+
+    /// As [`Self::flush`], but returns at once when `unwanted` says so.
+    pub fn flush_unless(&self, limit: Duration, unwanted: impl Fn() -> bool) -> Exported {
+        let end = Instant::now() + limit;
+        self.deadline.send_replace(Some(end));
         let (done, wait) = blocking::sync_channel(1);
         if self.jobs.send(Job::Flush(done)).is_ok() {
             // The worker keeps the deadline itself; the margin is for its own bookkeeping.
-            let _ = wait.recv_timeout(limit + Duration::from_millis(200));
+            let end = end + FLUSH_MARGIN;
+            while !unwanted() {
+                let rest = end.saturating_duration_since(Instant::now());
+                match wait.recv_timeout(rest.min(LOOK_UP)) {
+                    Err(blocking::RecvTimeoutError::Timeout) if !rest.is_zero() => {}
+                    Ok(()) | Err(_) => break,
+                }
+            }
         }
         self.deadline.send_replace(None);
         self.exported()
