@@ -53,7 +53,7 @@ pub struct RunArguments {
     /// Follow every go command on the host while COMMAND runs: builds in containers are children of a daemon.
     #[arg(short, long)]
     pub all_processes: bool,
-    /// Highest probe tier to use.
+    /// Highest probe tier to use; auto is everything that this machine and the go command allow.
     #[arg(long, value_enum, value_name = "TIER", default_value = "auto")]
     pub probes: ProbesArgument,
     /// Print nothing but errors.
@@ -117,7 +117,7 @@ pub struct AgentArguments {
     /// Delete reports older than this: 7d, 12h.
     #[arg(long, value_name = "DURATION", default_value = "7d", requires = "reports")]
     pub reports_max_age: String,
-    /// Highest probe tier to use.
+    /// Highest probe tier to use; auto is goroutine: no code in any process is touched.
     #[arg(long, value_enum, value_name = "TIER", default_value = "auto")]
     pub probes: ProbesArgument,
     /// Size of the kernel's event ring: 16M, 512K; rounded up to a power of two.

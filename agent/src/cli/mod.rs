@@ -23,6 +23,8 @@ pub mod output;
 pub mod run;
 #[cfg(feature = "probe")]
 pub mod signals;
+#[cfg(feature = "probe")]
+pub mod toolchains;
 
 use std::process::ExitCode;
 

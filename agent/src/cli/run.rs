@@ -18,7 +18,7 @@ use super::{
     live::LiveLine,
     output,
     settings::{RunSettings, Talk, WhenImpossible},
-    signals,
+    signals, toolchains,
 };
 use crate::{
     build::Document,
@@ -245,10 +245,12 @@ fn cookie() -> u32 {
     0x4000_0000 | ((nanoseconds.subsec_nanos() ^ std::process::id().rotate_left(15)) & 0x3fff_ffff)
 }
 
-/// The go commands that the command's PATH offers, so that their first run is seen as what it is.
+/// The go commands that the command is likely to run.
 fn go_commands(spec: &CommandSpec) -> Vec<PathBuf> {
-    let value = |name: &str| spec.environment.iter().find(|(key, _)| key == OsStr::new(name)).map(|(_, value)| value);
-    let path = value("PATH").map(|path| std::env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
-    let root = value("GOROOT").map(|root| PathBuf::from(root).join("bin"));
-    path.into_iter().chain(root).map(|directory| directory.join("go")).filter(|file| file.is_file()).collect()
+    let value = |name: &str| {
+        let (_, value) = spec.environment.iter().find(|(key, _)| key == OsStr::new(name))?;
+        // Empty is as good as not set to the go command.
+        (!value.is_empty()).then(|| PathBuf::from(value))
+    };
+    toolchains::likely(value, std::env::current_dir().ok().as_deref())
 }

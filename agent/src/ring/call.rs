@@ -253,3 +253,80 @@ const PATH: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'|')
     .add(b'}');
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    fn head(function: wire::Function, returns: bool, lengths: [u16; 4]) -> wire::FunctionCall {
+        let header =
+            wire::Header { kind: 0, cpu: 0, tid: 1, tgid: 1, sequence: 0, ktime_ns: 1, g: 8, goid: 1, parent_goid: 0 };
+        wire::FunctionCall {
+            header,
+            function: function as u8,
+            returns: u8::from(returns),
+            unread: 0,
+            cut: 0,
+            lengths,
+            _pad: 0,
+            words: [0; 2],
+        }
+    }
+
+    fn slot<const SIZE: usize>(text: &str) -> [u8; SIZE] {
+        let mut slot = [0; SIZE];
+        slot[..text.len()].copy_from_slice(text.as_bytes());
+        slot
+    }
+
+    fn request(query: &str, path: &str) -> RequestUrl {
+        let lengths = [5, 12, query.len() as u16, path.len() as u16];
+        let entry = wire::FunctionEntryLarge {
+            call: head(wire::Function::WebGet, false, lengths),
+            text0: slot("https"),
+            text1: slot("proxy.test:1"),
+            text2: slot(query),
+            text3: slot(path),
+        };
+        match event(entry.as_bytes(), wire::Kind::FunctionEntryLarge as u16) {
+            Ok(CallEvent::RequestBegin(url)) => url,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_url_is_what_the_go_command_prints_without_its_secrets() {
+        let url = request("", "/example.com/!a/@v/v1.0.0+incompatible.zip");
+        assert_eq!(url.text, "https://proxy.test:1/example.com/%21a/@v/v1.0.0+incompatible.zip");
+        assert_eq!((url.path.as_str(), url.host_name()), ("/example.com/!a/@v/v1.0.0+incompatible.zip", "proxy.test"));
+        assert_eq!(request("go-get=1", "/x").text, "https://proxy.test:1/x?go-get=1");
+        let signed = request("X-Signature=0123456789abcdef", "/object");
+        assert!(!signed.text.contains("0123456789abcdef"), "{}", signed.text);
+        assert!(!signed.go_get);
+    }
+
+    #[test]
+    fn a_status_is_there_only_without_an_error() {
+        let answer = |words| {
+            let call = wire::FunctionCall { words, ..head(wire::Function::WebGet, true, [0; 4]) };
+            event(call.as_bytes(), wire::Kind::FunctionReturn as u16).unwrap()
+        };
+        assert_eq!(answer([404, 0]), CallEvent::RequestEnd(Answer { status: Some(404) }));
+        assert_eq!(answer([200, 0xc000]), CallEvent::RequestEnd(Answer { status: None }));
+        assert_eq!(answer([0, 0]), CallEvent::RequestEnd(Answer { status: None }));
+        let hit = wire::FunctionCall { words: [0xff00, 0], ..head(wire::Function::UseCache, true, [0; 4]) };
+        // What lies above a bool in its register is undefined.
+        let event = event(hit.as_bytes(), wire::Kind::FunctionReturn as u16).unwrap();
+        assert_eq!(event, CallEvent::CacheEnd { hit: false });
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..1100), kind in 15u16..18) {
+            let _ = event(&bytes, kind);
+        }
+    }
+}

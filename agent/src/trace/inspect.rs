@@ -17,7 +17,7 @@ use crate::{
     ring::{
         Event,
         decode::Executable,
-        event::{Body, Exec, ProcessFacts, Program},
+        event::{Body, Exec, PathOperation, ProcessFacts, Program},
     },
 };
 
@@ -40,16 +40,28 @@ impl Inspector {
     /// with their goroutines.
     pub fn prepare(&mut self, candidates: &[PathBuf], probes: &mut Probes) {
         for path in candidates {
-            let Ok(path) = path.canonicalize() else { continue };
-            let Ok(file) = File::open(&path) else { continue };
+            let Ok(file) = File::open(path) else { continue };
             let Ok(recognised) = gobin::recognise(&file, &path.to_string_lossy()) else { continue };
-            if let Ok(key) = probe::file_key(&path) {
+            if let Ok(key) = probe::file_key(path) {
                 if let Recognised::Go(go) = &recognised {
                     self.instruments.watch(key.into(), &file, go, probes);
                 }
                 self.decide(key, &recognised, probes);
             }
         }
+    }
+
+    /// A toolchain was unpacked: the go command is about to become it, by exec.
+    pub fn unpacked(&mut self, event: &Event, probes: &mut Probes) {
+        let Body::Path(path) = &event.body else { return };
+        if path.operation != PathOperation::Unlink || path.result < 0 {
+            return;
+        }
+        let Some((cache, version)) = path.path.split_once("/cache/download/golang.org/toolchain/@v/") else { return };
+        let Some(version) = version.strip_suffix(".partial").filter(|version| !version.contains('/')) else { return };
+        // As the process sees it: it may be in a container.
+        let go = format!("/proc/{}/root{cache}/golang.org/toolchain@{version}/bin/go", event.task.pid);
+        self.prepare(&[PathBuf::from(go)], probes);
     }
 
     /// The facts of an exec, as the event that follows it.

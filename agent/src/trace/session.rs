@@ -132,6 +132,7 @@ impl Session {
             Ok(decoded) => {
                 // The process is looked at while its record is still in the ring: the sooner, the likelier it lives.
                 let facts = decoded.executable.map(|file| inspector.inspect(&decoded.event, file, probes));
+                inspector.unpacked(&decoded.event, probes);
                 batch.push(decoded.event);
                 batch.extend(facts);
             }
