@@ -122,31 +122,16 @@ impl Download {
         calls.body = None;
     }
 
-    /// No file was looked for first, or what was asked before it failed.
+    /// No file was looked for before.
     fn requested_anew(&mut self, at_ns: u64, task: Task, subject: Subject, network: &Network) -> usize {
-        let key = (task.pid, subject.clone());
-        let before = self.by_subject.get(&key).copied();
-        let failed = before.filter(|&index| matches!(self.attempts[index].end, Some((_, Outcome::Failed))));
-        // Those of the checksum database interrupt the fetch of the module that they are for.
-        let index = if subject.is_sumdb() {
-            let index = self.attempts.len();
-            self.attempts.push(Attempt::new(subject, task.pid, task.goroutine, at_ns));
-            self.by_subject.insert(key, index);
-            index
-        } else {
-            self.begin(at_ns, task, subject, network)
-        };
-        if let Some(before) = failed {
-            let file_opened = self.attempts[before].file_opened;
-            let attempt = &mut self.attempts[index];
-            attempt.follows = Some((before, FollowsBecause::Fallthrough));
-            attempt.file_opened = file_opened;
-            for file in self.files.values_mut() {
-                if matches!(file, OpenFile::Body(open) if *open == before) {
-                    *file = OpenFile::Body(index);
-                }
-            }
+        let current = self.current.get(&(task.pid, task.goroutine)).map(|&index| &self.attempts[index].subject);
+        if matches!(subject, Subject::Module(..)) && current.is_none_or(|current| *current == subject) {
+            return self.begin(at_ns, task, subject, network);
         }
+        // Discovery and the checksum database interrupt the fetch of a file, which goes on after them.
+        let index = self.attempts.len();
+        self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
+        self.by_subject.insert((task.pid, subject), index);
         index
     }
 
@@ -187,10 +172,35 @@ impl Download {
                 attempt.fail(at_ns, kind, text);
             }
         }
-        if !self.attempts[index].open() {
+        let attempt = &self.attempts[index];
+        let failed = matches!(attempt.end, Some((_, Outcome::Failed)));
+        if failed && matches!(attempt.subject, Subject::Module(..)) {
+            self.next_source(at_ns, task, index);
+        } else if !attempt.open() {
             self.release(task, index);
         }
         self.forget_idle(goroutine);
+    }
+
+    /// What failed may be asked of the next proxy, or be fetched by version control; if it is not, this attempt dissolves.
+    fn next_source(&mut self, at_ns: u64, task: Task, failed: usize) {
+        let mut next = Attempt::new(self.attempts[failed].subject.clone(), task.pid, task.goroutine, at_ns);
+        next.follows = Some((failed, FollowsBecause::Fallthrough));
+        let index = self.attempts.len();
+        for file in self.files.values_mut() {
+            if matches!(file, OpenFile::Body(open) if *open == failed) {
+                *file = OpenFile::Body(index);
+            }
+        }
+        self.by_subject.insert((task.pid, next.subject.clone()), index);
+        self.current.insert((task.pid, task.goroutine), index);
+        self.attempts.push(next);
+    }
+
+    /// The file of an attempt is emptied because the one before it failed, which its function has said already.
+    pub(super) fn failure_is_known(&self, attempt: &Attempt) -> bool {
+        let before = attempt.follows.map(|(before, _)| &self.attempts[before]);
+        attempt.url.is_none() && attempt.sent_ns.is_none() && before.is_some_and(|before| before.url.is_some())
     }
 
     /// Goroutines are many and short.
@@ -215,7 +225,10 @@ impl Download {
         let attempt = &mut self.attempts[index];
         if failed {
             attempt.fail(at_ns, ErrorType::Other, None);
-            self.release(task, index);
+            match attempt.subject {
+                Subject::Module(..) => self.next_source(at_ns, task, index),
+                _ => self.release(task, index),
+            }
             return;
         }
         match &attempt.subject {

@@ -317,14 +317,14 @@ impl Download {
             }
             return;
         };
+        let failure_is_known = self.failure_is_known(&self.attempts[index]);
         let attempt = &mut self.attempts[index];
         attempt.progress_ns = at_ns;
         let zip = matches!(attempt.subject, Subject::Module(_, FileKind::Zip));
         match event.operation {
             FileOperation::FirstWrite if zip => attempt.first_byte_ns = Some(attempt.first_byte_ns.unwrap_or(at_ns)),
             FileOperation::FirstWrite | FileOperation::Progress => {}
-            // The function that asked has returned by now, and said why.
-            FileOperation::Truncate if attempt.url.is_some() && !attempt.open() => {}
+            FileOperation::Truncate if failure_is_known => {}
             FileOperation::Truncate => {
                 // TryProxies (modfetch/proxy.go) empties the file after each attempt that failed.
                 attempt.fail(at_ns, ErrorType::Other, None);
