@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     build_cache::Decision,
+    critical_path,
     disk::durations,
     download::{Charge, Rows, Span},
     fold::{BuildId, BuildState, Model, subcommand},
@@ -156,7 +157,7 @@ impl BuildState {
             duration_ns: end_ns - self.start_ns,
             user_ns: cpu.map(|(user_ns, _)| user_ns),
             system_ns: cpu.map(|(_, system_ns)| system_ns),
-            critical_path_ns: None,
+            critical_path_ns: critical_path::length_ns(&self.children, span),
             complete: self.lost.total == 0,
             incomplete: self.incomplete.clone(),
             lost_events: self.lost.clone(),

@@ -13,7 +13,8 @@ use super::{
     types::{Area, LostEvents, Section, Tier},
 };
 use crate::ring::event::{
-    Begin, Body, End, Event, Exec, Exit, Lost, PathEvent, PathOperation, ProcessFacts, Program, Status, Task, Wait,
+    Begin, Body, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation, ProcessFacts, Program, Status,
+    Task, Wait,
 };
 
 /// Builds as far as the events tell.
@@ -128,8 +129,7 @@ impl Model {
                     build.disk.block(block);
                 }
             }
-            // It brings no identity of its own: what a link imports is in the rows already.
-            Body::Packages(_) => {}
+            Body::Packages(packages) => self.packages(task, packages),
             Body::File(_)
             | Body::Stderr(_)
             | Body::Lock(_)
@@ -319,6 +319,14 @@ impl Model {
                 child.end_ns = Some(at_ns);
                 child.usage = Some(wait.clone());
             }
+        }
+    }
+
+    fn packages(&mut self, task: Task, packages: &PackageFiles) {
+        if let Place::Child(build, index) = self.place(task.pid)
+            && let Some(state) = self.builds.get_mut(&build)
+        {
+            state.children[index].reads = Some(packages.files.iter().map(|(_, file)| file.clone()).collect());
         }
     }
 

@@ -15,6 +15,7 @@ mod network;
 mod tools;
 
 mod cache_path;
+mod critical_path;
 mod proxy;
 
 mod finish;

@@ -55,6 +55,8 @@ pub struct TcpConnection {
     alpn: Option<String>,
     bytes_sent: u64,
     bytes_received: u64,
+    /// Smoothed round trip and segments sent again, told at its end.
+    path: Option<(u64, u32)>,
     requests: u64,
     /// Modules whose fetches it carried.
     modules: BTreeSet<String>,
@@ -133,6 +135,7 @@ impl Network {
             alpn: None,
             bytes_sent: 0,
             bytes_received: 0,
+            path: None,
             requests: 0,
             modules: BTreeSet::new(),
             opened_for: None,
@@ -417,6 +420,8 @@ impl TcpConnection {
                 self.closed_ns.get_or_insert(at_ns);
                 self.bytes_sent = self.bytes_sent.max(tcp.bytes_acked);
                 self.bytes_received = self.bytes_received.max(tcp.bytes_received);
+                // 0: the kernel had measured none, or has no such field.
+                self.path = (tcp.srtt_us != 0).then(|| (u64::from(tcp.srtt_us) * 1_000, tcp.retransmits));
                 if errno != 0 && self.failed.is_none() {
                     self.fail(at_ns, errno);
                 }
@@ -497,6 +502,8 @@ impl TcpConnection {
             sni: self.sni.clone(),
             bytes_sent: established.then_some(self.bytes_sent),
             bytes_received: established.then_some(self.bytes_received),
+            round_trip_ns: self.path.map(|(round_trip_ns, _)| round_trip_ns),
+            retransmits: self.path.map(|(_, retransmits)| retransmits.into()),
             error_type: self.failed.as_ref().map(|(_, kind, _)| *kind),
             error: self.failed.as_ref().map(|(.., text)| text.clone()),
             start_ns: self.start_ns.saturating_sub(build_start_ns),

@@ -24,6 +24,10 @@ pub struct Child {
     pub usage: Option<Wait>,
     /// How it ended.
     pub status: Option<Status>,
+    /// File that it makes (`-o`), or that it is.
+    pub file: Option<String>,
+    /// Archives that it reads and that this run made; absent when that was not seen.
+    pub reads: Option<Vec<String>>,
     /// Attempt of `download` that it is, if a module waits for it.
     pub attempt: Option<usize>,
 }
@@ -60,6 +64,8 @@ impl Child {
             import_path: None,
             usage: None,
             status: None,
+            file: None,
+            reads: None,
             attempt: None,
         }
     }
@@ -79,6 +85,11 @@ impl Child {
             Program::Other => Purpose::User,
             Program::Unknown => Purpose::Unknown,
             Program::Go => Purpose::Helper,
+        };
+        self.file = match self.purpose {
+            Purpose::Tool(_) => flag_value(&exec.arguments, "-o").map(str::to_owned),
+            Purpose::User => Some(exec.path.clone()),
+            Purpose::Unknown | Purpose::Vcs(_) | Purpose::Probe | Purpose::Helper | Purpose::Build => None,
         };
         // `-exec` puts another program before it.
         self.test = self.purpose == Purpose::User
@@ -113,6 +124,11 @@ impl Child {
             Purpose::User => Some(Phase::Run),
             Purpose::Probe | Purpose::Helper | Purpose::Unknown | Purpose::Build => None,
         }
+    }
+
+    /// Compiles Go source or links: it is given the packages that it imports.
+    pub fn reads_packages(&self) -> bool {
+        matches!(&self.purpose, Purpose::Tool(name) if name == "compile" || name == "link")
     }
 
     /// Compiles (or assembles, …) its package.

@@ -17,7 +17,7 @@ use crate::{
     ring::{
         Event,
         decode::Executable,
-        event::{Body, Exec, PathOperation, ProcessFacts, Program},
+        event::{Body, Exec, PackageFiles, PathOperation, ProcessFacts, Program},
     },
 };
 
@@ -49,6 +49,18 @@ impl Inspector {
                 self.decide(key, &recognised, probes);
             }
         }
+    }
+
+    /// The packages that a compilation or link was given and that were built in this run: what it had to wait for.
+    pub fn imports(&self, event: &Event) -> Option<Event> {
+        let Body::Exec(exec) = &event.body else { return None };
+        exec.import_path.as_ref()?;
+        let at = exec.arguments.iter().position(|word| word == "-importcfg")?;
+        let file = Path::new(exec.arguments.get(at + 1)?);
+        let config = Process::open(event.task.pid).and_then(|process| process.import_config(file)).known()?;
+        let built = config.packages.into_iter().filter(|package| package.file.contains("/go-build"));
+        let files = built.map(|package| (package.import_path, package.file)).collect();
+        Some(Event { at_ns: event.at_ns, task: event.task, body: Body::Packages(PackageFiles { files }) })
     }
 
     /// A toolchain was unpacked: the go command is about to become it, by exec.

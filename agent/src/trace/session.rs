@@ -133,8 +133,10 @@ impl Session {
                 // The process is looked at while its record is still in the ring: the sooner, the likelier it lives.
                 let facts = decoded.executable.map(|file| inspector.inspect(&decoded.event, file, probes));
                 inspector.unpacked(&decoded.event, probes);
+                let imports = inspector.imports(&decoded.event);
                 batch.push(decoded.event);
                 batch.extend(facts);
+                batch.extend(imports);
             }
             Err(_) => *undecodable += 1,
         });
