@@ -18,6 +18,8 @@ mod failed;
 mod secrets;
 #[path = "live/several.rs"]
 mod several;
+#[path = "live/caches.rs"]
+mod caches;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]
