@@ -1,6 +1,6 @@
 //! From the folded state to rows of the document: the figures that need the whole build.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -12,6 +12,7 @@ use super::{
     download::{Charge, Rows, Span},
     fold::{BuildId, BuildState, Model, subcommand},
     share::{self, Shares, Work},
+    test_run,
     tools::Child,
     types::{
         Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, HitMiss, Host,
@@ -179,6 +180,7 @@ impl BuildState {
             dns,
             caches,
             tools,
+            tests: test_run::rows(&self.arguments, &self.children, span, self.decided(), &share),
             disk: model.sees_blocks().then(|| self.disk.rows(Some(self.io_wait_ns), &model.begin.devices)),
             findings: Vec::new(),
         };
@@ -289,7 +291,7 @@ impl BuildState {
                 directory: self.layout.module_cache.clone(),
             }),
             module_files: (!modules.is_empty()).then_some(files),
-            test: decided.and_then(|decisions| self.tests(decisions)),
+            test: decided.and_then(|decisions| test_run::counts(&self.arguments, &self.children, decisions)),
             packages,
         }
     }
@@ -308,28 +310,6 @@ impl BuildState {
             .take_while(|word| *word != "--" && *word != "-args")
             .chain(flags.split_whitespace())
             .any(|word| matches!(word.trim_start_matches('-'), "a" | "a=true" | "a=1") && word.starts_with('-'))
-    }
-
-    /// Packages whose tests were run, and those whose result was there. The binary of a test is an action of its own; its
-    /// result is asked for before it is linked, and again after (cmd/go/internal/test, `tryCache`): what was neither
-    /// run nor failed to link was there.
-    fn tests(&self, decisions: &[Decision]) -> Option<HitMiss> {
-        let only_built = self.arguments.iter().any(|word| matches!(word.as_str(), "-c" | "--c" | "-n" | "--n"));
-        if subcommand(&self.arguments) != "test" || only_built {
-            return None;
-        }
-        let binaries: BTreeSet<&str> = decisions
-            .iter()
-            .filter(|decision| decision.mode == "link")
-            .filter_map(|decision| decision.import_path.as_deref())
-            .filter(|name| name.ends_with(".test"))
-            .collect();
-        let ended_well = |child: &&Child| child.status == Some(Status::Code(0));
-        let links = self.children.iter().filter(|child| child.phase() == Some(Phase::Link));
-        let misses = count(&self.children, Child::is_test);
-        let whole = links.clone().count() == links.filter(ended_well).count();
-        let hits = (binaries.len() as u64).checked_sub(misses).filter(|_| whole)?;
-        Some(HitMiss { hits, misses })
     }
 
     fn cacheprog(&self) -> bool {

@@ -12,6 +12,7 @@ mod build_cache;
 mod disk;
 mod download;
 mod network;
+mod test_run;
 mod tools;
 
 mod cache_path;

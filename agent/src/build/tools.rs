@@ -88,13 +88,11 @@ impl Child {
         };
         self.file = match self.purpose {
             Purpose::Tool(_) => flag_value(&exec.arguments, "-o").map(str::to_owned),
-            Purpose::User => Some(exec.path.clone()),
+            // `-exec` puts another program before it.
+            Purpose::User => Some(test_binary(exec).unwrap_or(&exec.path).to_owned()),
             Purpose::Unknown | Purpose::Vcs(_) | Purpose::Probe | Purpose::Helper | Purpose::Build => None,
         };
-        // `-exec` puts another program before it.
-        self.test = self.purpose == Purpose::User
-            && exec.arguments.iter().any(|word| word.ends_with(".test") && word.contains("/go-build"))
-            && exec.arguments.iter().any(|word| word.starts_with("-test."));
+        self.test = self.purpose == Purpose::User && test_binary(exec).is_some();
         if self.import_path.is_none() && matches!(self.purpose, Purpose::Tool(_)) {
             self.import_path = flag_value(&exec.arguments, "-p").map(str::to_owned);
         }
@@ -182,6 +180,13 @@ fn is_probe(name: &str, exec: &Exec) -> bool {
     let asks = matches!(first, Some("-V=full" | "-V" | "-flags" | "--version" | "-v" | "-dumpversion"));
     // C compilers run for a package carry TOOLEXEC_IMPORTPATH like any tool.
     asks || (!GO_TOOLS.contains(&name) && exec.import_path.is_none())
+}
+
+/// The test binary that a command runs: the go command links it into `$WORK` and gives it flags of its own.
+fn test_binary(exec: &Exec) -> Option<&str> {
+    let given = exec.arguments.iter().any(|word| word.starts_with("-test."));
+    let binary = exec.arguments.iter().find(|word| word.ends_with(".test") && word.contains("/go-build"));
+    binary.filter(|_| given).map(String::as_str)
 }
 
 fn flag_value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {

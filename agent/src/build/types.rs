@@ -205,6 +205,9 @@ pub struct Build {
     pub caches: Caches,
     /// Tool processes, costliest first.
     pub tools: Vec<ToolRun>,
+    /// Test binaries, costliest first: those that ran, and those whose result was cached where that can be known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestRun>,
     /// Block I/O.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
@@ -930,6 +933,38 @@ pub struct ToolRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rss_bytes: Option<u64>,
     /// Exit status; absent when a signal ended it or it was still running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// The tests of one package.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestRun {
+    /// The package, where the link of its binary was seen; else the binary's name without `.test`.
+    pub import_path: String,
+    /// The result was there, so that nothing ran.
+    pub cached: bool,
+    /// Linking the binary; absent when it was not linked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_ns: Option<u64>,
+    /// From the build's start; absent when nothing ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ns: Option<u64>,
+    /// The run, from the go command's `clone` to the return of its wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ns: Option<u64>,
+    /// Share of the run in the wall time.
+    pub wall_share_ns: u64,
+    /// User time of the run, its own children included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_ns: Option<u64>,
+    /// System time, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_ns: Option<u64>,
+    /// Peak resident size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rss_bytes: Option<u64>,
+    /// Exit status; absent when a signal ended it, it was still running or nothing ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
 }

@@ -58,6 +58,7 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
                         connections: Vec::new(),
                         dns: Vec::new(),
                         tools: Vec::new(),
+                        tests: Vec::new(),
                         sumdb: None,
                         caches: Default::default(),
                         ..build

@@ -169,6 +169,13 @@ fn cached_tests_are_told_from_those_that_ran() {
         let ran = Wrapper::new(&go, &[], [&["go", "test"], arguments].concat()).run().succeeded();
         let said = String::from_utf8_lossy(&ran.stdout).matches("(cached)").count() as u64;
         let counted = ran.build().caches.test.clone();
+        for test in &ran.build().tests {
+            assert!(test.import_path.starts_with("main.test/program/"), "{test:?}");
+            assert_eq!((test.run_ns.is_none(), test.exit_code), (test.cached, (!test.cached).then_some(0)), "{test:?}");
+            assert!(test.cached || test.link_ns.is_some_and(|ns| ns > 0), "{test:?}");
+        }
+        let rows = |cached| ran.build().tests.iter().filter(|test| test.cached == cached).count() as u64;
+        assert_eq!(counted.as_ref().map(|tests| (tests.hits, tests.misses)).unwrap_or_default(), (rows(true), rows(false)));
         assert_eq!(counted.as_ref().map_or(0, |tests| tests.hits), said, "{counted:?}");
         counted.map(|tests| (tests.hits, tests.misses))
     };

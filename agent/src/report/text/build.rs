@@ -2,7 +2,7 @@
 
 use super::doubt::{Doubt, marked};
 use super::page::{BAR, FAINT, Line, PLAIN, Page};
-use super::{Rows, TextOptions, compile, disk, download, headline};
+use super::{Rows, TextOptions, compile, disk, download, headline, test};
 use crate::build::{Build, BuildResult, Phase, PhaseShare};
 use crate::units;
 
@@ -12,7 +12,11 @@ const BAR_WIDTH: u128 = 32;
 /// One line says all of it: it downloaded, compiled and ran nothing, and it worked.
 pub fn is_trivial(build: &Build) -> bool {
     let worked = build.result == Some(BuildResult::Success) || build.exit_code == Some(0) && build.signal.is_none();
-    worked && !download::has_content(build) && !compile::has_content(build) && share(build, Phase::Run) < 1_000_000_000
+    worked
+        && !download::has_content(build)
+        && !compile::has_content(build)
+        && build.tests.is_empty()
+        && share(build, Phase::Run) < 1_000_000_000
 }
 
 /// Everything but the findings.
@@ -34,6 +38,7 @@ pub fn print(page: &mut Page, build: &Build, options: &TextOptions) {
     page.blank();
     download::print(page, build, options);
     compile::print(page, build, options);
+    test::print(page, build, options);
     disk::print(page, build);
 }
 

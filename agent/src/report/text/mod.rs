@@ -16,6 +16,7 @@ mod headline;
 mod list;
 mod page;
 mod table;
+mod test;
 
 use crate::build::{Build, Document, ProbeState, Scope, Tier};
 use doubt::Doubt;
