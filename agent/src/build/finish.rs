@@ -227,8 +227,10 @@ impl BuildState {
         let sum =
             children.iter().filter_map(|child| child.usage.as_ref()).map(|usage| usage.user_ns + usage.system_ns).sum();
         match phase {
-            // The go command's own time is not known by phase; where it downloaded nothing, it is all `load`'s.
-            Phase::Load if self.download.is_idle() => self.end.as_ref().map(|(_, exit)| exit.user_ns + exit.system_ns),
+            // The go command's own time is not known by phase; where nothing else was done, it is all `load`'s.
+            Phase::Load if self.download.is_idle() && self.children.iter().all(|child| child.phase().is_none()) => {
+                self.end.as_ref().map(|(_, exit)| exit.user_ns + exit.system_ns)
+            }
             Phase::Load | Phase::Download | Phase::Wait => None,
             _ => known.then_some(sum),
         }

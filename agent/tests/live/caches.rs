@@ -175,7 +175,10 @@ fn cached_tests_are_told_from_those_that_ran() {
             assert!(test.cached || test.link_ns.is_some_and(|ns| ns > 0), "{test:?}");
         }
         let rows = |cached| ran.build().tests.iter().filter(|test| test.cached == cached).count() as u64;
-        assert_eq!(counted.as_ref().map(|tests| (tests.hits, tests.misses)).unwrap_or_default(), (rows(true), rows(false)));
+        assert_eq!(
+            counted.as_ref().map(|tests| (tests.hits, tests.misses)).unwrap_or_default(),
+            (rows(true), rows(false))
+        );
         assert_eq!(counted.as_ref().map_or(0, |tests| tests.hits), said, "{counted:?}");
         counted.map(|tests| (tests.hits, tests.misses))
     };
