@@ -16,7 +16,7 @@ use aya::{
 use gobuild_trace_common::{FUNCTION_SITES, FunctionSite};
 use thiserror::Error;
 
-use super::{load::Wire, uprobe_multi};
+use super::{uprobe_multi, wire::Wire};
 
 /// Name of the kernel program.
 pub(super) const PROGRAM: &str = "go_function";

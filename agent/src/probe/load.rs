@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    EbpfLoader, Pod,
+    EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Program, ProgramError, UProbe},
 };
@@ -19,17 +19,10 @@ use super::{
     events::EventRing,
     functions::{self, Functions, FunctionsError, Loaded, Place},
     uprobe_multi,
+    wire::Wire,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gobuild-trace-ebpf"));
-
-/// Newtype over wire types, which aya asks to be its own kind of plain.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub(super) struct Wire<T>(pub(super) T);
-
-// SAFETY: wire types are `repr(C)`, `Copy`, without padding and valid for every bit pattern.
-unsafe impl<T: Copy + 'static> Pod for Wire<T> {}
 
 /// Which processes are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

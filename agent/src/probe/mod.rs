@@ -12,6 +12,7 @@ mod functions;
 mod load;
 mod uprobe_multi;
 mod watched;
+mod wire;
 
 pub use events::EventRing;
 pub use executable::file_key;

@@ -1,0 +1,365 @@
+//! Modules, the fetches that got them, and the servers that were asked.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Durations, Stage};
+
+/// A server as it stands in the URL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// `name[:port]`.
+    pub host: String,
+    /// What it was asked as.
+    pub source: Source,
+    /// Fetches, sumdb included.
+    pub requests: u64,
+    /// Error type → fetches.
+    pub errors: BTreeMap<ErrorType, u64>,
+    /// Bodies kept.
+    pub bytes: u64,
+    /// Share in the wall time.
+    pub wall_share_ns: u64,
+    /// Of its fetches.
+    pub duration_ns: Durations,
+}
+
+/// Where a module came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A module proxy.
+    Proxy,
+    /// Its own repository.
+    Direct,
+    /// A `file://` proxy.
+    File,
+}
+
+/// A module version that the go command asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Module path, unescaped.
+    pub path: String,
+    /// Absent for a query without a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What became of it.
+    pub result: ModuleResult,
+    /// Where its files came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Host of its costliest fetch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Sum over its fetches.
+    pub bytes: u64,
+    /// Kinds found in the module cache.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cached: Vec<FileKind>,
+    /// Wait for another process's lock on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_wait_ns: Option<u64>,
+    /// Unpacking the zip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unzip_ns: Option<u64>,
+    /// Union of its fetches, lock waits and unzip.
+    pub duration_ns: u64,
+    /// Share in the wall time.
+    pub wall_share_ns: u64,
+    /// Of the failed fetch, when `result` is `failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<ErrorType>,
+    /// Text of the error, secrets removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// In order of their start.
+    pub fetches: Vec<Fetch>,
+}
+
+/// What became of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModuleResult {
+    /// A file of it was fetched in this build.
+    Downloaded,
+    /// All that was asked for was in the module cache.
+    Cached,
+    /// The last attempt at something needed failed.
+    Failed,
+    /// Still being fetched when the build ended.
+    InFlight,
+}
+
+/// A file of a module version in the module cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// `.info`.
+    Info,
+    /// `.mod`.
+    Mod,
+    /// `.zip`, or the unpacked tree.
+    Zip,
+}
+
+/// What a fetch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FetchKind {
+    /// Known versions.
+    List,
+    /// Newest version.
+    Latest,
+    /// Version and time.
+    Info,
+    /// go.mod.
+    Mod,
+    /// Source archive.
+    Zip,
+    /// `?go-get=1` discovery.
+    GoGet,
+    /// One git, hg, … child.
+    Vcs,
+    /// Which proxy serves the checksum database.
+    Supported,
+    /// A record of the checksum database.
+    Lookup,
+    /// A tile of the checksum database's tree.
+    Tile,
+}
+
+/// How far a fetch came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FetchState {
+    /// The answer was kept.
+    Done,
+    /// It was not.
+    Failed,
+    /// It was open when the build ended.
+    InFlight,
+}
+
+/// One call of the go command's `web.get`, or one version control child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Unique within the build.
+    pub id: u64,
+    /// What it is for.
+    pub kind: FetchKind,
+    /// Module path, of a checksum database lookup only.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub for_module: Option<String>,
+    /// How far it came.
+    pub state: FetchState,
+    /// What was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Position in GOPROXY, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_index: Option<u32>,
+    /// Secrets removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// `name[:port]` of the first hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// HTTP status of the last answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Requests put on the wire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u32>,
+    /// Body that was kept; a failed attempt has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// From the build's start.
+    pub start_ns: u64,
+    /// Asked for → kept, failed or the end of the observation.
+    pub duration_ns: u64,
+    /// Share in the wall time.
+    pub wall_share_ns: u64,
+    /// Its disjoint stages; they add up to `duration_ns`.
+    #[serde(flatten)]
+    pub stages: Stages,
+    /// Id of the connection that carried the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<u64>,
+    /// Hops after the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redirects: Vec<Redirect>,
+    /// Id of the fetch that this one makes good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<u64>,
+    /// Why it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows_because: Option<FollowsBecause>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<ErrorType>,
+    /// Text of the error, secrets removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Disjoint stages of a fetch or a hop. Where the boundary between neighbours cannot be seen, the time stands in the
+/// earlier one and the later is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stages {
+    /// [asked for, request sent] less the three below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_ns: Option<u64>,
+    /// The name of the carrying connection being looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_ns: Option<u64>,
+    /// The carrying connection being opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_ns: Option<u64>,
+    /// Its TLS handshake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ns: Option<u64>,
+    /// Request sent → first byte of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttfb_ns: Option<u64>,
+    /// → last byte of the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer_ns: Option<u64>,
+    /// The checksum check, the wait for the checksum database included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_ns: Option<u64>,
+    /// What cannot be placed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unattributed_ns: Option<u64>,
+}
+
+impl Stages {
+    /// The stages present with their names, in order of time.
+    pub fn present(&self) -> impl Iterator<Item = (Stage, u64)> {
+        let Self { queue_ns, dns_ns, connect_ns, tls_ns, ttfb_ns, transfer_ns, verify_ns, unattributed_ns } = self;
+        [
+            (Stage::Queue, *queue_ns),
+            (Stage::Dns, *dns_ns),
+            (Stage::Connect, *connect_ns),
+            (Stage::Tls, *tls_ns),
+            (Stage::Ttfb, *ttfb_ns),
+            (Stage::Transfer, *transfer_ns),
+            (Stage::Verify, *verify_ns),
+            (Stage::Unattributed, *unattributed_ns),
+        ]
+        .into_iter()
+        .filter_map(|(stage, ns)| ns.map(|ns| (stage, ns)))
+    }
+
+    /// Sum of the stages present.
+    pub fn sum_ns(&self) -> u64 {
+        self.present().map(|(_, ns)| ns).sum()
+    }
+}
+
+/// A hop of a redirected request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// Secrets removed.
+    pub url: String,
+    /// `name[:port]`.
+    pub host: String,
+    /// HTTP status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Id of the carrying connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<u64>,
+    /// Its own stages.
+    #[serde(flatten)]
+    pub stages: Stages,
+}
+
+/// Why a fetch follows another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FollowsBecause {
+    /// The proxy before it in GOPROXY did not serve it.
+    Fallthrough,
+    /// The body before it was cut.
+    Resume,
+}
+
+/// Why something failed; a closed list, so that it can be a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorType {
+    /// NXDOMAIN, or no address.
+    HostNotFound,
+    /// The name server failed (SERVFAIL, refused).
+    TryAgain,
+    /// A time-out of the go command or the kernel.
+    TimedOut,
+    /// TCP reset in answer to SYN.
+    ConnectionRefused,
+    /// No route to the network.
+    NetworkUnreachable,
+    /// No route to the host.
+    HostUnreachable,
+    /// TCP reset or an early end of a connection.
+    Reset,
+    /// TLS handshake failed.
+    TlsHandshake,
+    /// The server's certificate was refused.
+    Certificate,
+    /// 401.
+    #[serde(rename = "http_401")]
+    Http401,
+    /// 403.
+    #[serde(rename = "http_403")]
+    Http403,
+    /// 404.
+    #[serde(rename = "http_404")]
+    Http404,
+    /// 410.
+    #[serde(rename = "http_410")]
+    Http410,
+    /// 429.
+    #[serde(rename = "http_429")]
+    Http429,
+    /// Any other 4xx.
+    #[serde(rename = "http_4xx")]
+    Http4xx,
+    /// 500.
+    #[serde(rename = "http_500")]
+    Http500,
+    /// 502.
+    #[serde(rename = "http_502")]
+    Http502,
+    /// 503.
+    #[serde(rename = "http_503")]
+    Http503,
+    /// 504.
+    #[serde(rename = "http_504")]
+    Http504,
+    /// Any other 5xx.
+    #[serde(rename = "http_5xx")]
+    Http5xx,
+    /// The content is not what go.sum or the checksum database says.
+    Checksum,
+    /// A version control command failed.
+    Vcs,
+    /// No space, no permission or another error of the file system.
+    FileSystem,
+    /// The go command gave up because something else failed, or a signal ended it.
+    Cancelled,
+    /// Anything else.
+    #[serde(rename = "_OTHER")]
+    Other,
+}
+
+/// Requests to the checksum database.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sumdb {
+    /// Name of the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// In order of their start.
+    pub fetches: Vec<Fetch>,
+}
