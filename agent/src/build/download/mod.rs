@@ -203,11 +203,17 @@ impl Download {
     fn answered(&mut self, at_ns: u64, task: Task, subject: Subject) -> usize {
         let index = self.by_subject.get(&(task.pid, subject.clone())).copied();
         let index = index.filter(|&index| self.attempts[index].open());
-        let by_query = match (index, &subject) {
-            (None, Subject::Module(module, FileKind::Info)) => self.named_by_query(task, module),
+        // The go command looks for the file before it keeps an `.info` that came with the answer to `@latest`.
+        let unasked = index.filter(|&index| self.attempts[index].url.is_none());
+        let by_query = match &subject {
+            Subject::Module(module, FileKind::Info) if index == unasked => self.named_by_query(task, module),
             _ => None,
         };
-        let index = index.or(by_query).unwrap_or_else(|| {
+        if let (Some(unasked), Some(_)) = (unasked, by_query) {
+            self.attempts[unasked].finish(at_ns, Outcome::Dissolved);
+            self.release(task, unasked);
+        }
+        let index = by_query.or(index).unwrap_or_else(|| {
             // Nobody asked: `@latest` answers with an `.info` too.
             self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
             self.attempts.len() - 1
