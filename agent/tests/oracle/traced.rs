@@ -30,6 +30,8 @@ pub fn privileged() -> bool {
 pub struct Traced {
     /// The JSON report.
     pub document: Document,
+    /// stdout of the go command.
+    pub stdout: String,
     /// stderr of the go command and of the wrapper.
     pub stderr: String,
     /// Exit code.
@@ -58,7 +60,8 @@ impl Traced {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let bytes = std::fs::read(report).unwrap_or_else(|error| panic!("{}: {error}\n{stderr}", report.display()));
         let document = json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}\n{stderr}"));
-        Self { document, stderr, code: output.status.code() }
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        Self { document, stdout, stderr, code: output.status.code() }
     }
 
     /// The only build.
@@ -147,22 +150,26 @@ impl Program {
 
     /// `.info`, `.mod` and `.zip` files of the module cache with their sizes.
     pub fn files_in_cache(&self) -> BTreeMap<String, u64> {
-        let root = self.scratch("modules").join("cache/download");
-        let mut files = BTreeMap::new();
-        let mut directories = vec![root.clone()];
-        while let Some(directory) = directories.pop() {
-            for entry in std::fs::read_dir(&directory).expect("the module cache").flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    directories.push(path);
-                } else if matches!(path.extension().and_then(|e| e.to_str()), Some("info" | "mod" | "zip")) {
-                    let name = path.strip_prefix(&root).expect("below the root").to_string_lossy().into_owned();
-                    files.insert(name, entry.metadata().expect("metadata").len());
-                }
+        files_below(&self.scratch("modules").join("cache/download"))
+    }
+}
+
+/// `.info`, `.mod` and `.zip` files below the `cache/download` of a module cache with their sizes.
+pub fn files_below(root: &Path) -> BTreeMap<String, u64> {
+    let mut files = BTreeMap::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).expect("the module cache").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if matches!(path.extension().and_then(|e| e.to_str()), Some("info" | "mod" | "zip")) {
+                let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+                files.insert(name, entry.metadata().expect("metadata").len());
             }
         }
-        files
     }
+    files
 }
 
 /// `<escaped module>/@v/<version>.<kind>` → its fetches.

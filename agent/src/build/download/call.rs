@@ -26,6 +26,8 @@ pub struct Calls {
     request: Option<usize>,
     /// Attempt whose headers are there and whose body is being read.
     body: Option<usize>,
+    /// Attempt that the last `web.get` of an open question ended with an error.
+    refused: Option<usize>,
 }
 
 impl Download {
@@ -120,6 +122,7 @@ impl Download {
         let calls = self.calls.entry(goroutine).or_default();
         calls.request = Some(index);
         calls.body = None;
+        calls.refused = None;
     }
 
     /// No file was looked for first, or what was asked before it failed.
@@ -174,6 +177,7 @@ impl Download {
             Some(status) => {
                 attempt.first_byte_ns = Some(at_ns);
                 attempt.fail(at_ns, status_error(status), None);
+                calls.refused = Some(index);
             }
             None => {
                 let name = attempt.url.as_ref().map_or("", |url| url.host_name());
@@ -210,8 +214,13 @@ impl Download {
             }
         }
         let body = calls.body.take();
+        // Without `@latest` the newest of the list is it (`(*proxyRepo).latest`).
+        let refused = calls.refused.take().filter(|_| query == Query::Latest && !failed);
         self.forget_idle(goroutine);
-        let Some(index) = body else { return };
+        let Some(index) = body else {
+            self.last_answers.extend(refused.map(|index| (goroutine, index)));
+            return;
+        };
         let attempt = &mut self.attempts[index];
         if failed {
             attempt.fail(at_ns, ErrorType::Other, None);
