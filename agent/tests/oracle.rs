@@ -4,6 +4,7 @@
 #![cfg(feature = "probe")]
 
 #[path = "oracle/graph.rs"]
+#[allow(dead_code, reason = "shared with the tests of accuracy")]
 mod graph;
 #[path = "oracle/headers.rs"]
 mod headers;

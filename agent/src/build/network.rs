@@ -319,11 +319,21 @@ impl Network {
         failures?.into_iter().next_back()
     }
 
-    /// The only TLS connection of a process, not multiplexed, whose last request left and was answered in a span.
-    pub fn answered_within(&self, pid: u32, from_ns: u64, to_ns: u64) -> Option<(ConnectionIndex, u64)> {
+    /// The only TLS connection of a process to a host, not multiplexed, whose last request left and was answered in a span
+    /// and was nobody else's: `taken` has connections with the time of the last request known to have left on them.
+    pub fn answered_within(
+        &self,
+        pid: u32,
+        host: &str,
+        from_ns: u64,
+        to_ns: u64,
+        taken: &HashMap<ConnectionIndex, u64>,
+    ) -> Option<(ConnectionIndex, u64)> {
         let span = from_ns..=to_ns;
-        let mut fitting = self.connections.iter().enumerate().filter(|(_, connection)| {
+        let mut fitting = self.connections.iter().enumerate().filter(|(index, connection)| {
             connection.pid == pid
+                && connection.leads_to(host)
+                && taken.get(index) != Some(&connection.last_write_ns)
                 && connection.hello_ns.is_some()
                 && connection.carries_requests()
                 && !connection.multiplexed
@@ -445,6 +455,12 @@ impl TcpConnection {
     fn host_name(&self) -> Option<&str> {
         let host = self.sni.as_deref().or(self.http_host.as_deref())?;
         Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
+    }
+
+    /// Whether it may carry a request under TLS for a URL's host.
+    fn leads_to(&self, host: &str) -> bool {
+        let own = self.host().unwrap_or_else(|| self.address());
+        own == host || own.strip_suffix(":443") == Some(host)
     }
 
     /// `address:port`, the host of a URL that names an address.

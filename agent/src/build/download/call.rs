@@ -55,16 +55,18 @@ impl Download {
                 }
             }
             CallEvent::HopEnd(answer) => {
-                let Some(attempt) = self.requested(goroutine) else { return };
-                let Some(hop) = attempt.hops.last_mut() else { return };
+                let Some(index) = self.requesting(goroutine) else { return };
+                let Some(hop) = self.attempts[index].hops.last_mut() else { return };
                 hop.end_ns = Some(at_ns);
                 hop.status = answer.status;
                 // Over HTTP/1 under TLS a goroutine of the connection writes all requests; a connection carries one at a
                 // time.
                 if hop.sent_ns.is_none()
-                    && let Some((connection, sent_ns)) = network.answered_within(task.pid, hop.begin_ns, at_ns)
+                    && let Some((connection, sent_ns)) =
+                        network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
                 {
-                    attempt.sent(sent_ns, connection);
+                    self.taken.insert(connection, sent_ns);
+                    self.attempts[index].sent(sent_ns, connection);
                 }
             }
             CallEvent::SpanBegin { .. }
@@ -113,7 +115,12 @@ impl Download {
         if subject.is_sumdb() {
             self.verification_began(at_ns, task);
         }
+        // The same question to the same proxy is none to the next one.
+        let again = self.attempts[index].follows.and_then(|(before, _)| self.attempts[before].url.clone());
         let attempt = &mut self.attempts[index];
+        if again.is_some_and(|before| before == *url) {
+            attempt.follows = None;
+        }
         // The call is the fetch; what was looked for before it only announced it.
         attempt.asked_ns = at_ns;
         attempt.host = Some(url.host.clone());

@@ -56,6 +56,8 @@ pub struct Download {
     calls: HashMap<(u32, u64), Calls>,
     /// (process, goroutine) → the attempt that last answered a query of it.
     last_answers: HashMap<(u32, u64), usize>,
+    /// Connection → when the last request left on it whose fetch is known.
+    taken: HashMap<ConnectionIndex, u64>,
 }
 
 /// What is known of a module version besides its fetches.
@@ -191,7 +193,15 @@ impl Download {
             self.give_up(at_ns, before, network);
         }
         let index = self.attempts.len();
-        self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
+        let before = self.by_subject.get(&(task.pid, subject.clone())).copied();
+        let mut attempt = Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns);
+        attempt.follows = before.and_then(|before| match self.attempts[before].end {
+            Some((_, Outcome::Failed)) => Some((before, FollowsBecause::Fallthrough)),
+            // It only looked for the file.
+            Some((_, Outcome::Dissolved)) => self.attempts[before].follows,
+            Some((_, Outcome::Done)) | None => None,
+        });
+        self.attempts.push(attempt);
         if task.goroutine != 0 {
             self.current.insert(goroutine, index);
         }
@@ -471,6 +481,7 @@ impl Download {
         let module = index.and_then(|index| {
             let attempt = &mut self.attempts[index];
             attempt.sent(at_ns, connection);
+            self.taken.insert(connection, at_ns);
             attempt.subject.module_path().map(str::to_owned)
         });
         network.carried(connection, module.as_deref());
