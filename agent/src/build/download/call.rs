@@ -65,7 +65,7 @@ impl Download {
                     && let Some((connection, sent_ns)) =
                         network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
                 {
-                    self.taken.insert(connection, sent_ns);
+                    self.taken.extend(connection.map(|connection| (connection, sent_ns)));
                     self.attempts[index].sent(sent_ns, connection);
                 }
             }

@@ -667,7 +667,11 @@ impl Download {
 
 /// Why the dial of an attempt's own goroutine failed.
 fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String)> {
-    if attempt.sent_ns.is_some() || attempt.goroutine == 0 {
+    if attempt.sent_ns.is_some() {
+        let connection = attempt.hops.last().map_or(attempt.connection, |hop| hop.connection)?;
+        return network.connection(connection).failure();
+    }
+    if attempt.goroutine == 0 {
         return None;
     }
     network
