@@ -1,5 +1,6 @@
 //! Set-up, tests, demo and packaging of gobuild-trace: `cargo xtask TASK`.
 
+mod accuracy;
 mod demo;
 mod dist;
 mod process;
@@ -34,6 +35,8 @@ enum Task {
     },
     /// Trace a real go build of a real program and print the report
     Demo(demo::DemoArgs),
+    /// Compare every figure with its oracle, over the whole matrix, and write docs/accuracy.md
+    Accuracy(accuracy::AccuracyArgs),
     /// Run every test
     Test(test::TestArgs),
     /// Run the agent on every kernel of the VM matrix
@@ -62,6 +65,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Demo(args) => demo::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
+        Task::Accuracy(args) => accuracy::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&workspace, &args),
         Task::Vm(args) => vm::run_task(&workspace, &args).map(|()| ExitCode::SUCCESS),
         Task::Dashboards => dashboards(&workspace).map(|()| ExitCode::SUCCESS),

@@ -220,6 +220,8 @@ impl Texts {
         let go_get = query == "go-get=1";
         let escaped = utf8_percent_encode(&path, PATH).to_string();
         let cut = if self.cut(3) { "…" } else { "" };
+        // A URL made of an import path has none yet; `web.get` takes https first.
+        let scheme = if scheme.is_empty() { "https" } else { &scheme };
         let text = format!("{scheme}://{host}{escaped}{cut}");
         // User info lies elsewhere in the structure and is never read. A query is kept where it is the go command's own.
         let text = match (go_get, query.is_empty()) {

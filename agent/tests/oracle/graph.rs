@@ -4,12 +4,38 @@ use std::{collections::BTreeMap, path::Path};
 
 /// Import path → a command ran for it (a miss), for every package but `unsafe`.
 pub fn packages(file: &Path) -> BTreeMap<String, bool> {
-    let actions: Vec<serde_json::Value> =
-        serde_json::from_slice(&std::fs::read(file).expect("an action graph")).expect("JSON");
-    actions
+    actions(file)
         .iter()
         .filter(|action| action["Mode"] == "build")
         .filter_map(|action| Some((action["Package"].as_str()?.to_owned(), !action["Cmd"].is_null())))
         .filter(|(package, _)| package != "unsafe")
         .collect()
+}
+
+/// Import path → sum of the times of the commands that compiled it.
+pub fn compile_times(file: &Path) -> BTreeMap<String, u64> {
+    let mut times = BTreeMap::new();
+    for action in actions(file) {
+        let mode = action["Mode"].as_str().unwrap_or("");
+        let compiles = matches!(mode, "build" | "cgo run" | "collect cgo" | "cover") || mode.starts_with("cgo compile");
+        if let (true, Some(package), Some(real_ns)) = (compiles, action["Package"].as_str(), action["CmdReal"].as_u64())
+        {
+            *times.entry(package.to_owned()).or_default() += real_ns;
+        }
+    }
+    times
+}
+
+/// Hits and misses of the cache that it implies: of packages, and of what is linked.
+pub fn decisions(file: &Path) -> (u64, u64) {
+    let actions = actions(file);
+    let asked = |action: &&serde_json::Value| {
+        matches!(action["Mode"].as_str(), Some("build" | "link")) && action["Package"] != "unsafe"
+    };
+    let misses = actions.iter().filter(asked).filter(|action| !action["Cmd"].is_null()).count() as u64;
+    (actions.iter().filter(asked).count() as u64 - misses, misses)
+}
+
+fn actions(file: &Path) -> Vec<serde_json::Value> {
+    serde_json::from_slice(&std::fs::read(file).expect("an action graph")).expect("JSON")
 }

@@ -285,6 +285,30 @@ pub const STAGES: &[Stage] = &[
         ],
     },
     Stage {
+        name: "accuracy",
+        about: "every figure against its oracle, over Go releases, transports and faults: a subset of `cargo xtask accuracy`",
+        needs: &[Requirement::Go],
+        privileges: Privileges::Root,
+        limit: minutes(20),
+        steps: &[
+            cargo_if("agent/tests/accuracy.rs", &["build", "--quiet", "-p", "testkit", "-p", "gobuild-trace"]),
+            cargo_if(
+                "agent/tests/accuracy.rs",
+                &[
+                    "test",
+                    "--no-fail-fast",
+                    "-p",
+                    "gobuild-trace",
+                    "--test",
+                    "accuracy",
+                    "--",
+                    "--nocapture",
+                    "--test-threads=1",
+                ],
+            ),
+        ],
+    },
+    Stage {
         name: "export",
         about: "a real Prometheus and a real OpenTelemetry collector receive what the JSON says",
         needs: &[Requirement::Go, Requirement::Prometheus, Requirement::Collector],

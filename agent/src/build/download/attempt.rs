@@ -192,17 +192,18 @@ impl Attempt {
     }
 
     /// A request left on a connection.
-    pub fn sent(&mut self, at_ns: u64, connection: ConnectionIndex) {
+    pub fn sent(&mut self, at_ns: u64, connection: impl Into<Option<ConnectionIndex>>) {
+        let connection = connection.into();
         self.progress_ns = at_ns;
         if let Some(hop) = self.hops.last_mut()
             && hop.sent_ns.is_none()
         {
             hop.sent_ns = Some(at_ns.max(hop.begin_ns));
-            hop.connection = Some(connection);
+            hop.connection = connection;
         }
         if self.sent_ns.is_none() {
             self.sent_ns = Some(at_ns.max(self.asked_ns));
-            self.connection = Some(connection);
+            self.connection = connection;
         } else {
             self.sent_again_ns.push(at_ns);
         }

@@ -26,6 +26,8 @@ pub struct Calls {
     request: Option<usize>,
     /// Attempt whose headers are there and whose body is being read.
     body: Option<usize>,
+    /// Attempt that the last `web.get` of an open question ended with an error.
+    refused: Option<usize>,
 }
 
 impl Download {
@@ -53,16 +55,18 @@ impl Download {
                 }
             }
             CallEvent::HopEnd(answer) => {
-                let Some(attempt) = self.requested(goroutine) else { return };
-                let Some(hop) = attempt.hops.last_mut() else { return };
+                let Some(index) = self.requesting(goroutine) else { return };
+                let Some(hop) = self.attempts[index].hops.last_mut() else { return };
                 hop.end_ns = Some(at_ns);
                 hop.status = answer.status;
                 // Over HTTP/1 under TLS a goroutine of the connection writes all requests; a connection carries one at a
                 // time.
                 if hop.sent_ns.is_none()
-                    && let Some((connection, sent_ns)) = network.answered_within(task.pid, hop.begin_ns, at_ns)
+                    && let Some((connection, sent_ns)) =
+                        network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
                 {
-                    attempt.sent(sent_ns, connection);
+                    self.taken.extend(connection.map(|connection| (connection, sent_ns)));
+                    self.attempts[index].sent(sent_ns, connection);
                 }
             }
             CallEvent::SpanBegin { .. }
@@ -111,7 +115,12 @@ impl Download {
         if subject.is_sumdb() {
             self.verification_began(at_ns, task);
         }
+        // The same question to the same proxy is none to the next one.
+        let again = self.attempts[index].follows.and_then(|(before, _)| self.attempts[before].url.clone());
         let attempt = &mut self.attempts[index];
+        if again.is_some_and(|before| before == *url) {
+            attempt.follows = None;
+        }
         // The call is the fetch; what was looked for before it only announced it.
         attempt.asked_ns = at_ns;
         attempt.host = Some(url.host.clone());
@@ -120,6 +129,7 @@ impl Download {
         let calls = self.calls.entry(goroutine).or_default();
         calls.request = Some(index);
         calls.body = None;
+        calls.refused = None;
     }
 
     /// No file was looked for before.
@@ -159,6 +169,7 @@ impl Download {
             Some(status) => {
                 attempt.first_byte_ns = Some(at_ns);
                 attempt.fail(at_ns, status_error(status), None);
+                calls.refused = Some(index);
             }
             None => {
                 let name = attempt.url.as_ref().map_or("", |url| url.host_name());
@@ -220,8 +231,13 @@ impl Download {
             }
         }
         let body = calls.body.take();
+        // Without `@latest` the newest of the list is it (`(*proxyRepo).latest`).
+        let refused = calls.refused.take().filter(|_| query == Query::Latest && !failed);
         self.forget_idle(goroutine);
-        let Some(index) = body else { return };
+        let Some(index) = body else {
+            self.last_answers.extend(refused.map(|index| (goroutine, index)));
+            return;
+        };
         let attempt = &mut self.attempts[index];
         if failed {
             attempt.fail(at_ns, ErrorType::Other, None);

@@ -56,6 +56,8 @@ pub struct Download {
     calls: HashMap<(u32, u64), Calls>,
     /// (process, goroutine) → the attempt that last answered a query of it.
     last_answers: HashMap<(u32, u64), usize>,
+    /// Connection → when the last request left on it whose fetch is known.
+    taken: HashMap<ConnectionIndex, u64>,
 }
 
 /// What is known of a module version besides its fetches.
@@ -191,7 +193,15 @@ impl Download {
             self.give_up(at_ns, before, network);
         }
         let index = self.attempts.len();
-        self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
+        let before = self.by_subject.get(&(task.pid, subject.clone())).copied();
+        let mut attempt = Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns);
+        attempt.follows = before.and_then(|before| match self.attempts[before].end {
+            Some((_, Outcome::Failed)) => Some((before, FollowsBecause::Fallthrough)),
+            // It only looked for the file.
+            Some((_, Outcome::Dissolved)) => self.attempts[before].follows,
+            Some((_, Outcome::Done)) | None => None,
+        });
+        self.attempts.push(attempt);
         if task.goroutine != 0 {
             self.current.insert(goroutine, index);
         }
@@ -203,11 +213,17 @@ impl Download {
     fn answered(&mut self, at_ns: u64, task: Task, subject: Subject) -> usize {
         let index = self.by_subject.get(&(task.pid, subject.clone())).copied();
         let index = index.filter(|&index| self.attempts[index].open());
-        let by_query = match (index, &subject) {
-            (None, Subject::Module(module, FileKind::Info)) => self.named_by_query(task, module),
+        // The go command looks for the file before it keeps an `.info` that came with the answer to `@latest`.
+        let unasked = index.filter(|&index| self.attempts[index].url.is_none());
+        let by_query = match &subject {
+            Subject::Module(module, FileKind::Info) if index == unasked => self.named_by_query(task, module),
             _ => None,
         };
-        let index = index.or(by_query).unwrap_or_else(|| {
+        if let (Some(unasked), Some(_)) = (unasked, by_query) {
+            self.attempts[unasked].finish(at_ns, Outcome::Dissolved);
+            self.release(task, unasked);
+        }
+        let index = by_query.or(index).unwrap_or_else(|| {
             // Nobody asked: `@latest` answers with an `.info` too.
             self.attempts.push(Attempt::new(subject.clone(), task.pid, task.goroutine, at_ns));
             self.attempts.len() - 1
@@ -465,6 +481,7 @@ impl Download {
         let module = index.and_then(|index| {
             let attempt = &mut self.attempts[index];
             attempt.sent(at_ns, connection);
+            self.taken.insert(connection, at_ns);
             attempt.subject.module_path().map(str::to_owned)
         });
         network.carried(connection, module.as_deref());
@@ -650,7 +667,11 @@ impl Download {
 
 /// Why the dial of an attempt's own goroutine failed.
 fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String)> {
-    if attempt.sent_ns.is_some() || attempt.goroutine == 0 {
+    if attempt.sent_ns.is_some() {
+        let connection = attempt.hops.last().map_or(attempt.connection, |hop| hop.connection)?;
+        return network.connection(connection).failure();
+    }
+    if attempt.goroutine == 0 {
         return None;
     }
     network

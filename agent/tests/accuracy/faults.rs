@@ -1,0 +1,284 @@
+//! What went wrong on the way to a module: earlier proxies, redirects, delays, a forward proxy.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use gobuild_trace::build::{Build, ErrorType, Fetch, FetchKind, FetchState, FollowsBecause};
+use testkit::{
+    forward::ForwardProxy,
+    module::Shape,
+    proxy::{ConnectionEnd, ConnectionRule, Proxy, RequestRecord, Rule},
+};
+
+use crate::{
+    lab::{Go, Lab, Place, Way, asked_by, asked_of},
+    ledger::{
+        Figure::{Fallthrough, FirstByte, Modules, Parts, Redirects, Requests, SumdbWait, Transfer},
+        Ledger, best_of_three,
+    },
+    modules::compare,
+    traced::{assert_all_tiers, fetches, privileged},
+    x::plain,
+};
+
+/// How the first proxy fails.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Status(u16),
+    Refuse,
+    Reset,
+}
+
+/// With `,` only "not there" leads to the next proxy, with `|` any error.
+const FALL_THROUGH: [(char, Fault, &[ErrorType]); 8] = [
+    (',', Fault::Status(404), &[ErrorType::Http404]),
+    (',', Fault::Status(410), &[ErrorType::Http410]),
+    ('|', Fault::Status(404), &[ErrorType::Http404]),
+    ('|', Fault::Status(410), &[ErrorType::Http410]),
+    ('|', Fault::Status(403), &[ErrorType::Http403]),
+    ('|', Fault::Status(500), &[ErrorType::Http500]),
+    ('|', Fault::Refuse, &[ErrorType::ConnectionRefused]),
+    // Where a handshake was under way, both are true.
+    ('|', Fault::Reset, &[ErrorType::Reset, ErrorType::TlsHandshake]),
+];
+
+#[test]
+fn a_failed_proxy_is_named_with_what_it_cost_and_who_made_it_good() {
+    if !privileged() {
+        return;
+    }
+    let go = Go::local();
+    for way in Way::PROXIED {
+        for (separator, fault, errors) in FALL_THROUGH {
+            let mut ledger = Ledger::new(format_args!("{}, {way}, A{separator}B, A: {fault:?}", go.version));
+            let lab = Lab::new(way, 8);
+            let first = failing(&lab, fault);
+            let builder = go.environment(2).authority(&lab.authority).sumdb(&lab.sumdb).proxy(first.url());
+            let builder = match separator {
+                ',' => builder.proxy(lab.server.url()),
+                _ => builder.proxy_after_any_error(lab.server.url()),
+            };
+            let place = Place::new(&lab, builder);
+            let traced = place.run(&["mod", "download"]);
+            assert_eq!(traced.code, Some(0), "{way} {separator} {fault:?}: {}", traced.stderr);
+            assert_all_tiers(&traced.document);
+            compare_attempts(&mut ledger, traced.build(), &first, &lab.server, errors);
+            let scheme = if way == Way::Plain { "http" } else { "https" };
+            let refused = |(url, status): &(String, Option<u16>)| url.contains(&first.host()) && status.is_none();
+            let mut ours = asked_by(traced.build());
+            ours.retain(|asked, _| !refused(asked));
+            let (log, next_log) = (first.log(), lab.server.log());
+            ledger.same(Requests, &ours, &asked_of(scheme, log.iter().chain(&next_log)));
+            ledger.close(&[Fallthrough, Requests]);
+        }
+    }
+}
+
+fn failing(lab: &Lab, fault: Fault) -> Proxy {
+    let builder = Proxy::builder("failing").transport(lab.way.transport(&lab.authority)).source(lab.modules.clone());
+    let builder = match fault {
+        Fault::Status(status) => builder.rule(Rule::on("*").status(status)),
+        Fault::Refuse => builder,
+        Fault::Reset => builder.connection_rule(ConnectionRule::end(ConnectionEnd::Reset)),
+    };
+    let proxy = builder.start().expect("a proxy");
+    if matches!(fault, Fault::Refuse) {
+        proxy.refuse().expect("it refuses");
+    }
+    proxy
+}
+
+/// Each file of each module was asked of the first proxy, failed, and came from the second.
+fn compare_attempts(ledger: &mut Ledger, build: &Build, first: &Proxy, second: &Proxy, errors: &[ErrorType]) {
+    let kinds = [FetchKind::Info, FetchKind::Mod, FetchKind::Zip];
+    ledger.equal(Fallthrough, "modules", build.modules.len(), 8);
+    for module in &build.modules {
+        for kind in kinds {
+            let of_kind: Vec<&Fetch> = module.fetches.iter().filter(|fetch| fetch.kind == kind).collect();
+            let what = format!("{} {kind:?}", module.path);
+            let [failed, made_good] = of_kind.as_slice() else {
+                ledger.equal(Fallthrough, &what, of_kind.len(), 2);
+                continue;
+            };
+            let error = failed.error_type.filter(|error| errors.contains(error));
+            ledger.equal(Fallthrough, &what, (failed.state, error.is_some()), (FetchState::Failed, true));
+            if error.is_none() {
+                ledger.equal(Fallthrough, &what, failed.error_type, errors.first().copied());
+            }
+            ledger.equal(Fallthrough, &what, failed.host.clone(), Some(first.host()));
+            ledger.equal(Fallthrough, &what, failed.proxy_index, Some(0));
+            ledger.equal(Fallthrough, &what, made_good.state, FetchState::Done);
+            ledger.equal(Fallthrough, &what, made_good.host.clone(), Some(second.host()));
+            ledger.equal(Fallthrough, &what, made_good.proxy_index, Some(1));
+            let follows = (made_good.follows, made_good.follows_because);
+            ledger.equal(Fallthrough, &what, follows, (Some(failed.id), Some(FollowsBecause::Fallthrough)));
+            ledger.equal(Fallthrough, &what, failed.duration_ns > 0, true);
+        }
+    }
+}
+
+#[test]
+fn a_comma_does_not_lead_past_an_error_of_the_first_proxy() {
+    if !privileged() {
+        return;
+    }
+    let go = Go::local();
+    for (status, error) in [(403, ErrorType::Http403), (500, ErrorType::Http500)] {
+        let mut ledger = Ledger::new(format_args!("{}, TLS h2, A,B, A: {status}", go.version));
+        let lab = Lab::new(Way::Http2, 4);
+        let first = failing(&lab, Fault::Status(status));
+        let builder = go.environment(2).authority(&lab.authority).proxy(first.url()).proxy(lab.server.url());
+        let traced = Place::new(&lab, builder).run(&["mod", "download"]);
+        assert_eq!(traced.code, Some(1), "{}", traced.stderr);
+        assert_all_tiers(&traced.document);
+        let failed: Vec<&Fetch> = fetches(traced.build()).collect();
+        assert!(!failed.is_empty(), "nothing was asked");
+        for fetch in failed {
+            ledger.equal(Fallthrough, format_args!("{fetch:?}"), fetch.error_type, Some(error));
+            ledger.equal(Fallthrough, format_args!("{fetch:?}"), fetch.host.clone(), Some(first.host()));
+        }
+        ledger.same(Requests, &asked_by(traced.build()), &asked_of("https", &first.log()));
+        ledger.equal(Requests, "requests to the second", lab.server.log().len(), 0);
+        ledger.close(&[Fallthrough, Requests]);
+    }
+}
+
+#[test]
+fn both_hops_of_a_redirect_have_their_host_connection_and_stages() {
+    if !privileged() {
+        return;
+    }
+    let go = Go::local();
+    for way in Way::PROXIED {
+        best_of_three(&[Redirects, Parts, FirstByte], || redirects(&go, way));
+    }
+}
+
+fn redirects(go: &Go, way: Way) -> Ledger {
+    const FIRST: Duration = Duration::from_millis(200);
+    const SECOND: Duration = Duration::from_millis(400);
+    let mut ledger = Ledger::new(format_args!("{}, {way}, zips redirected to a store", go.version));
+    let lab = Lab::new(way, 16);
+    let store = Proxy::builder("store")
+        .transport(way.transport(&lab.authority))
+        .source(lab.modules.clone())
+        .rule(Rule::on("*").first_byte(SECOND))
+        .start()
+        .expect("a store");
+    let target = format!("{}{{path}}", store.url());
+    lab.server.set_rules([Rule::on("*.zip").first_byte(FIRST).redirect(&target)]);
+    let place = lab.environment(go, 2);
+    let traced = place.run(&["mod", "download"]);
+    assert_eq!(traced.code, Some(0), "{}", traced.stderr);
+    assert_all_tiers(&traced.document);
+    let build = traced.build();
+    let ports: BTreeMap<u64, Option<u16>> = build.connections.iter().map(|row| (row.id, row.local_port)).collect();
+    let port = |id: Option<u64>| id.and_then(|id| ports.get(&id).copied().flatten());
+    let (log, stored) = (by_path(lab.server.log()), by_path(store.log()));
+    let zips: Vec<&Fetch> = fetches(build).filter(|fetch| fetch.kind == FetchKind::Zip).collect();
+    ledger.equal(Redirects, "zips", zips.len(), 16);
+    for zip in zips {
+        let url = plain(zip.url.as_deref().expect("a URL"));
+        let path = format!("/{}", url.splitn(4, '/').nth(3).expect("a path"));
+        let (asked, kept) = (&log[&path], &stored[&path]);
+        ledger.equal(Redirects, &url, zip.host.clone(), Some(lab.server.host()));
+        ledger.equal(Redirects, &url, (zip.status, zip.bytes), (Some(200), Some(kept.body_bytes)));
+        ledger.equal(Redirects, &url, zip.redirects.len(), 1);
+        let Some(hop) = zip.redirects.first() else { continue };
+        ledger.equal(Redirects, &url, (hop.host.clone(), hop.status), (store.host(), Some(200)));
+        ledger.equal(Redirects, &url, plain(&hop.url), plain(&format!("{}{}", store.url(), kept.path)));
+        for (connection, record) in [(zip.connection, asked), (hop.connection, kept)] {
+            match port(connection) {
+                None if way == Way::Http1 => ledger.unknown(Redirects),
+                port => ledger.equal(Redirects, &url, port, Some(record.peer.port())),
+            }
+        }
+        ledger.equal(Parts, &url, zip.stages.sum_ns(), zip.duration_ns);
+        let hop_ttfb_ns = hop.stages.ttfb_ns.unwrap_or(0);
+        ledger.near(FirstByte, format_args!("second hop of {url}"), hop_ttfb_ns, kept.held.first_byte_ns);
+        // The first hop's wait, and for a new connection its opening, are in the whole.
+        let held_ns = asked.held.first_byte_ns + kept.held.first_byte_ns;
+        ledger.equal(Parts, &url, zip.duration_ns >= held_ns, true);
+    }
+    ledger
+}
+
+fn by_path(log: Vec<RequestRecord>) -> BTreeMap<String, RequestRecord> {
+    log.into_iter().map(|record| (plain(&record.path), record)).collect()
+}
+
+/// What is held back for a second appears where it belongs and nowhere else.
+#[test]
+fn a_delay_of_a_second_is_in_its_own_stage() {
+    if !privileged() {
+        return;
+    }
+    let go = Go::local();
+    for way in Way::PROXIED {
+        best_of_three(&[FirstByte, Transfer, SumdbWait, Parts], || delays(&go, way));
+    }
+}
+
+fn delays(go: &Go, way: Way) -> Ledger {
+    let mut ledger = Ledger::new(format_args!("{}, {way}, GOMAXPROCS=4, delays of 1 s", go.version));
+    let second = Duration::from_secs(1);
+    let shape = Shape { modules: 48, payload_bytes: 40_000, ..Shape::default() };
+    let lab = Lab::with(way, shape, |proxy| {
+        proxy
+            .rule(Rule::on("*[048]/@v/*.mod").first_byte(second))
+            .rule(Rule::on("*[159]/@v/*.zip").first_byte(second))
+            .rule(Rule::on("*[26]/@v/*.zip").body_rate(40_000))
+            .rule(Rule::on("*/lookup/*[37]@*").first_byte(second))
+    });
+    let place = lab.environment(go, 4);
+    let traced = place.run(&["mod", "download"]);
+    assert_eq!(traced.code, Some(0), "{}", traced.stderr);
+    assert_all_tiers(&traced.document);
+    let log = by_path(lab.server.log());
+    for fetch in fetches(traced.build()) {
+        let url = plain(fetch.url.as_deref().expect("a URL"));
+        let record = &log[&format!("/{}", url.splitn(4, '/').nth(3).expect("a path"))];
+        let held = record.held;
+        let mut elsewhere_ns = fetch.duration_ns;
+        let mut stage = |figure, ours_ns: Option<u64>, held_ns: u64| {
+            if held_ns > 0 {
+                let ours_ns = ours_ns.unwrap_or(0);
+                ledger.near(figure, &url, ours_ns, held_ns);
+                elsewhere_ns -= ours_ns;
+            }
+        };
+        stage(FirstByte, fetch.stages.ttfb_ns, held.first_byte_ns);
+        stage(Transfer, fetch.stages.transfer_ns, held.body_ns);
+        if fetch.kind == FetchKind::Mod {
+            let lookup = url.replace("/@v/", "@").replace(".mod", "");
+            let lookup =
+                log.iter().find(|(path, _)| path.split_once("/lookup").is_some_and(|(_, name)| lookup.ends_with(name)));
+            let (_, lookup) = lookup.unwrap_or_else(|| panic!("no look-up of {url}"));
+            stage(SumdbWait, fetch.stages.verify_ns, lookup.held.first_byte_ns);
+        }
+        ledger.equal(Parts, format_args!("{fetch:?}"), elsewhere_ns < 500_000_000, true);
+    }
+    ledger
+}
+
+#[test]
+fn a_forward_proxy_is_not_taken_for_the_host() {
+    if !privileged() {
+        return;
+    }
+    let go = Go::local();
+    let mut ledger = Ledger::new(format_args!("{}, TLS h2 through CONNECT", go.version));
+    let shape = Shape { modules: 40, ..Shape::default() };
+    let lab = Lab::with(Way::Http2, shape, |proxy| proxy.host_name("proxy.test"));
+    let forward = ForwardProxy::start().expect("a forward proxy");
+    forward.route(&lab.server.host(), lab.server.address());
+    let builder = go.environment(2).authority(&lab.authority).sumdb(&lab.sumdb).forward_proxy(&forward);
+    let place = Place::new(&lab, builder.proxy(lab.server.url()));
+    let traced = place.run(&["mod", "download"]);
+    assert_eq!(traced.code, Some(0), "{}", traced.stderr);
+    assert_all_tiers(&traced.document);
+    assert!(!forward.log().is_empty(), "nothing went through it");
+    let ports: BTreeMap<u16, u16> =
+        forward.log().iter().filter_map(|tunnel| Some((tunnel.local?.port(), tunnel.peer.port()))).collect();
+    compare(&mut ledger, &lab, &place, traced.build(), |port| ports.get(&port).copied());
+    ledger.close(&[Modules, Requests, Parts]);
+}

@@ -1,0 +1,198 @@
+//! Packages of builds and tests: the go command's action graph, its counters and what it prints.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use gobuild_trace::build::{Build, CacheResult};
+
+use crate::{
+    graph,
+    lab::{Go, Lab, Place, RELEASES, Way, is_full},
+    ledger::{
+        Figure::{Actions, Compile, Durations, Packages, Spans, Tests},
+        Ledger, best_of_three,
+    },
+    spans,
+    traced::{Traced, assert_all_tiers, privileged},
+};
+
+/// In each case.
+const MODULES: usize = 40;
+
+#[test]
+fn packages_are_those_of_the_action_graph() {
+    if !privileged() {
+        return;
+    }
+    for go in RELEASES.iter().filter_map(|name| Go::release(name)) {
+        for processors in [2, 1, 16] {
+            if !is_full() && processors != 2 {
+                continue;
+            }
+            best_of_three(&[Packages, Actions, Compile], || {
+                let mut ledger = Ledger::new(format_args!("{}, go build, GOMAXPROCS={processors}", go.version));
+                let lab = Lab::new(Way::Http2, MODULES);
+                let place = lab.environment(&go, processors);
+                fs::write(place.go.work_dir().join("go.sum"), lab.modules.go_sum()).expect("go.sum");
+                add_c_package(place.go.work_dir());
+                let binary = place.go.root().join("program").display().to_string();
+                // An executable that is up to date would be a hit of its own, its packages not looked up.
+                build(&mut ledger, &go, &place, &["-o", &binary, "."], true);
+                fs::remove_file(&binary).expect("the program was built");
+                build(&mut ledger, &go, &place, &["-o", &binary, "."], false);
+                ledger
+            });
+        }
+    }
+}
+
+/// Runs `go build` and compares it with its action graph.
+fn build(ledger: &mut Ledger, go: &Go, place: &Place, arguments: &[&str], cold: bool) {
+    let file = place.go.root().join("graph.json");
+    let flag = format!("-debug-actiongraph={}", file.display());
+    let before = counters(place);
+    let traced = place.run(&[&["build", &flag], arguments].concat());
+    assert_eq!(traced.code, Some(0), "{}", traced.stderr);
+    assert_all_tiers(&traced.document);
+    compare_packages(ledger, traced.build(), &file);
+    let build = traced.build();
+    let missed = build.caches.packages.iter().filter(|row| row.result == CacheResult::Miss).count();
+    assert_eq!(missed > 0, cold, "{missed} misses");
+    let after = counters(place);
+    let actions = build.caches.actions.as_ref().map(|actions| (actions.hits, actions.misses));
+    let expected = if go.minor() >= 23 { (after.0 - before.0, after.1 - before.1) } else { graph::decisions(&file) };
+    assert!(expected.0 + expected.1 > MODULES as u64, "no look-ups counted: {expected:?}");
+    ledger.equal(Actions, "hits and misses", actions, Some(expected));
+}
+
+fn compare_packages(ledger: &mut Ledger, build: &Build, graph_file: &Path) {
+    let result = |compiled: bool| if compiled { CacheResult::Miss } else { CacheResult::Hit };
+    let graph: BTreeMap<String, CacheResult> =
+        graph::packages(graph_file).into_iter().map(|(name, compiled)| (name, result(compiled))).collect();
+    let ours: BTreeMap<String, CacheResult> =
+        build.caches.packages.iter().map(|row| (row.import_path.clone(), row.result)).collect();
+    ledger.same(Packages, &ours, &graph);
+    let times = graph::compile_times(graph_file);
+    for row in build.caches.packages.iter().filter(|row| row.result == CacheResult::Miss) {
+        if let (Some(ours_ns), Some(theirs_ns)) = (row.compile_ns, times.get(&row.import_path)) {
+            ledger.near(Compile, &row.import_path, ours_ns, *theirs_ns);
+        } else {
+            ledger.equal(Packages, &row.import_path, row.compile_ns, times.get(&row.import_path).copied());
+        }
+    }
+}
+
+#[test]
+fn test_results_and_packages_of_go_test() {
+    if !privileged() {
+        return;
+    }
+    best_of_three(&[Tests, Packages, Compile], || tests_twice(&Go::local()));
+}
+
+fn tests_twice(go: &Go) -> Ledger {
+    let mut ledger = Ledger::new(format_args!("{}, go test ./... twice", go.version));
+    let lab = Lab::new(Way::Http2, MODULES);
+    let place = lab.environment(go, 2);
+    let work = place.go.work_dir();
+    fs::write(work.join("go.sum"), lab.modules.go_sum()).expect("go.sum");
+    for index in 0..6 {
+        let name = format!("t{index}");
+        write(&work.join(&name).join("t.go"), &format!("package {name}\n\nfunc N() int {{ return {index} }}\n"));
+        let test = format!(
+            "package {name}\n\nimport \"testing\"\n\nfunc TestN(t *testing.T) {{\n\tif N() != {index} {{\n\t\tt.Fatal()\n\t}}\n}}\n"
+        );
+        write(&work.join(&name).join("t_test.go"), &test);
+    }
+    for (round, cached) in [("first", 0), ("second", 6)] {
+        let file = place.go.root().join("graph.json");
+        let flag = format!("-debug-actiongraph={}", file.display());
+        let traced = place.run(&["test", &flag, "./..."]);
+        assert_eq!(traced.code, Some(0), "{}", traced.stderr);
+        assert_all_tiers(&traced.document);
+        let (hits, misses) = printed(&traced);
+        assert_eq!((hits, misses), (cached, 6 - cached), "{round}: {}", traced.stdout);
+        let ours = traced.build().caches.test.as_ref().map(|tests| (tests.hits, tests.misses));
+        ledger.equal(Tests, round, ours, Some((hits, misses)));
+        compare_packages(&mut ledger, traced.build(), &file);
+    }
+    ledger
+}
+
+/// Lines of `go test` with and without `(cached)`.
+fn printed(traced: &Traced) -> (u64, u64) {
+    let lines: Vec<&str> = traced.stdout.lines().filter(|line| line.starts_with("ok ")).collect();
+    let cached = lines.iter().filter(|line| line.contains("(cached)")).count() as u64;
+    (cached, lines.len() as u64 - cached)
+}
+
+#[test]
+fn spans_are_those_of_debug_trace() {
+    if !privileged() {
+        return;
+    }
+    for go in RELEASES.iter().filter_map(|name| Go::release(name)) {
+        best_of_three(&[Spans, Durations], || debug_trace(&go));
+    }
+}
+
+fn debug_trace(go: &Go) -> Ledger {
+    let mut ledger = Ledger::new(format_args!("{}, go build -debug-trace", go.version));
+    let lab = Lab::new(Way::Http2, MODULES);
+    let place = lab.environment(go, 2);
+    fs::write(place.go.work_dir().join("go.sum"), lab.modules.go_sum()).expect("go.sum");
+    let (trace, recording) = (place.go.root().join("trace.json"), place.go.root().join("build.recording"));
+    let flag = format!("-debug-trace={}", trace.display());
+    let record = ["--record", recording.to_str().expect("UTF-8")];
+    let traced = place.run_with(&record, &["build", &flag, "-o", "program", "."]);
+    assert_eq!(traced.code, Some(0), "{}", traced.stderr);
+    assert_all_tiers(&traced.document);
+    let (ours, theirs) = (spans::of_recording(&recording), spans::of_debug_trace(&trace));
+    let counts = |spans: &spans::Spans| -> BTreeMap<String, usize> {
+        spans.iter().map(|(name, times)| (name.clone(), times.len())).collect()
+    };
+    ledger.same(Spans, &counts(&ours), &counts(&theirs));
+    for (name, theirs) in &theirs {
+        for ((_, ours_ns), (_, theirs_ns)) in ours.get(name).into_iter().flatten().zip(theirs) {
+            ledger.near(Durations, name, *ours_ns, *theirs_ns);
+        }
+    }
+    ledger
+}
+
+/// `go/buildcache/hit` and `miss` of the go command's telemetry files so far.
+fn counters(place: &Place) -> (u64, u64) {
+    let folder = place.go.root().join("home/.config/go/telemetry/local");
+    let files: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let sum = |name: &str| files.iter().map(|file| counter(&fs::read(file).unwrap_or_default(), name)).sum();
+    (sum("go/buildcache/hit"), sum("go/buildcache/miss"))
+}
+
+/// A record is its value (u64), the length of its name (u32), a link (u32) and the name.
+fn counter(file: &[u8], name: &str) -> u64 {
+    let record = |at: usize| {
+        let head: &[u8; 16] = file.get(at.checked_sub(16)?..at)?.try_into().ok()?;
+        // The highest byte of the length is always set.
+        let [value @ .., a, b, c, _, _, _, _, _] = head;
+        (u32::from_le_bytes([*a, *b, *c, 0]) as usize == name.len()).then(|| u64::from_le_bytes(*value))
+    };
+    let places = file.windows(name.len()).enumerate().filter(|(_, window)| *window == name.as_bytes());
+    places.filter_map(|(at, _)| record(at)).next().unwrap_or(0)
+}
+
+/// A package in C that the program imports.
+fn add_c_package(work: &Path) {
+    write(
+        &work.join("c/c.go"),
+        "package c\n\n// static int two(void) { return 2; }\nimport \"C\"\n\nfunc N() int { return int(C.two()) }\n",
+    );
+    write(&work.join("uses_c.go"), "package main\n\nimport _ \"example.test/program/c\"\n");
+}
+
+fn write(file: &Path, text: &str) {
+    fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+    fs::write(file, text).expect("a file");
+}

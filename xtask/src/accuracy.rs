@@ -1,0 +1,148 @@
+//! `cargo xtask accuracy`: the tests of `agent/tests/accuracy.rs` over the whole matrix, and the page of what they found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::process::{cargo, read, run};
+use crate::setup::Requirement;
+use crate::workspace::{Workspace, is_root};
+
+const PAGE: &str = "docs/accuracy.md";
+
+/// How much to run.
+#[derive(Debug, clap::Args)]
+pub struct AccuracyArgs {
+    /// Run what the test stage `accuracy` runs, not the whole matrix
+    #[arg(long)]
+    subset: bool,
+}
+
+/// Runs the tests, which append what they find to `figures`.
+fn run_tests(workspace: &Workspace, args: &AccuracyArgs, figures: &std::path::Path) -> Result<()> {
+    run(cargo(workspace)?.args(["build", "--quiet", "-p", "testkit", "-p", "gobuild-trace"]))?;
+    let mut tests = cargo(workspace)?;
+    tests.args(["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "accuracy", "--"]);
+    tests.args(["--nocapture", "--test-threads=1"]).env("GOBUILD_TRACE_ACCURACY_FILE", figures);
+    tests.env("GOBUILD_TRACE_ACCURACY", if args.subset { "subset" } else { "full" });
+    run(&mut tests)
+}
+
+/// One line of the page.
+#[derive(Debug, Default)]
+struct Row {
+    figure: String,
+    oracle: String,
+    cases: u64,
+    count: u64,
+    unknown: u64,
+    wrong: u64,
+    outside: u64,
+    errors_ns: Vec<u64>,
+}
+
+/// `cargo xtask accuracy`.
+pub fn run_task(workspace: &Workspace, args: &AccuracyArgs) -> Result<()> {
+    ensure!(is_root(), "the programs are loaded into the kernel: run as root");
+    Requirement::Bpf.ensure(workspace)?;
+    Requirement::Go.ensure(workspace)?;
+    let figures = workspace.target.join("accuracy.jsonl");
+    // Those of an earlier run.
+    let _ = fs::remove_file(&figures);
+    let outcome = run_tests(workspace, args, &figures);
+    let text = fs::read_to_string(&figures).with_context(|| figures.display().to_string())?;
+    let page = page(&text, &outcome_line(args, &outcome), &machine()?)?;
+    let file = workspace.root.join(PAGE);
+    fs::create_dir_all(file.parent().context("a folder")?)?;
+    fs::write(&file, page).with_context(|| file.display().to_string())?;
+    println!("{PAGE}");
+    outcome
+}
+
+fn outcome_line(args: &AccuracyArgs, outcome: &Result<()>) -> String {
+    let extent = if args.subset { "the subset that every test run has" } else { "the whole matrix" };
+    let end = if outcome.is_ok() { "no test failed" } else { "some tests FAILED" };
+    format!("Of {extent}; {end}.")
+}
+
+fn machine() -> Result<String> {
+    let kernel = read(std::process::Command::new("uname").arg("-r"))?;
+    let date = read(std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+    let cpus = std::thread::available_parallelism()?;
+    Ok(format!("{}, Linux {}, {cpus} processors", date.trim(), kernel.trim()))
+}
+
+fn page(text: &str, outcome: &str, machine: &str) -> Result<String> {
+    let mut rows: BTreeMap<u64, Row> = BTreeMap::new();
+    let mut cases = BTreeSet::new();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line)?;
+        let number = |name: &str| line[name].as_u64().with_context(|| format!("{name} in {line}"));
+        let word = |name: &str| line[name].as_str().map(str::to_owned).with_context(|| format!("{name} in {line}"));
+        let row = rows.entry(number("order")?).or_default();
+        row.figure = word("figure")?;
+        row.oracle = word("oracle")?;
+        row.cases += 1;
+        row.count += number("n")?;
+        row.unknown += number("unknown")?;
+        row.wrong += number("wrong")?;
+        row.outside += number("outside")?;
+        row.errors_ns.extend(line["errors_ns"].as_array().into_iter().flatten().filter_map(Value::as_u64));
+        cases.insert(word("case")?);
+    }
+    if rows.is_empty() {
+        bail!("no figure was compared");
+    }
+    let versions: BTreeSet<&str> = cases.iter().filter_map(|case| case.split(',').next()).collect();
+    let versions: Vec<&str> = versions.into_iter().collect();
+    let mut page = format!(
+        "# Accuracy\n\nWritten by `cargo xtask accuracy`: {machine}.\nGo: {}.\n{} cases. {outcome}\n\n",
+        versions.join(", "),
+        cases.len()
+    );
+    page += "`n` is the number of comparisons, `wrong` those that differ and must not, `unknown` what the report leaves out \
+             because it cannot be known. Of times, `outside` is the number beyond what the tests allow 1 % of them to \
+             exceed.\n\n\
+             | figure | compared with | cases | n | wrong | unknown | outside | median error | worst error |\n\
+             | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+    for row in rows.values_mut() {
+        row.errors_ns.sort_unstable();
+        let time = |ns: Option<&u64>| ns.map_or("–".to_owned(), |&ns| format!("{:.3} ms", ns as f64 / 1e6));
+        let median = time(row.errors_ns.get(row.errors_ns.len() / 2));
+        let worst = time(row.errors_ns.last());
+        let Row { figure, oracle, cases, count, unknown, wrong, outside, .. } = row;
+        let is_time = !row.errors_ns.is_empty();
+        let outside = if is_time { outside.to_string() } else { "–".to_owned() };
+        writeln!(
+            page,
+            "| {figure} | {oracle} | {cases} | {count} | {wrong} | {unknown} | {outside} | {median} | {worst} |"
+        )?;
+    }
+    page += "\n## Cases\n\n";
+    for case in &cases {
+        writeln!(page, "- {case}")?;
+    }
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page;
+
+    #[test]
+    fn lines_of_a_figure_are_one_row() {
+        let line = |case: &str, errors: &str| {
+            format!(
+                r#"{{"order":1,"figure":"f","oracle":"o","case":"{case}","n":2,"unknown":0,"wrong":1,"outside":1,"errors_ns":{errors}}}"#
+            )
+        };
+        let text = [line("go1.21.13, h2", "[1000000,3000000]"), line("go1.22.1, h2", "[2000000]")].join("\n");
+        let page = page(&text, "", "today").unwrap();
+        assert!(page.contains("| f | o | 2 | 4 | 2 | 0 | 2 | 2.000 ms | 3.000 ms |"), "{page}");
+        assert!(page.contains("Go: go1.21.13, go1.22.1."), "{page}");
+        assert!(super::page("", "", "").is_err());
+    }
+}
