@@ -79,7 +79,8 @@ pub(super) fn load<'a>(
         bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map_err(|_| {
             let text = String::from_utf8_lossy(&log);
             let last = text.trim_end_matches(['\0', '\n']).lines().rev().take(3).collect::<Vec<_>>();
-            io::Error::new(first.kind(), format!("{first}: {}", last.into_iter().rev().collect::<Vec<_>>().join("; "))).into()
+            io::Error::new(first.kind(), format!("{first}: {}", last.into_iter().rev().collect::<Vec<_>>().join("; ")))
+                .into()
         })
     })
 }
@@ -110,7 +111,8 @@ pub(super) fn attach(program: &OwnedFd, path: &str, offsets: &[u64], cookies: &[
 /// `bpf(2)` for the commands that give a descriptor.
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     // SAFETY: the attribute is as large as said, and callers filled in what the command reads.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>()) };
     let fd = RawFd::try_from(result).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -119,11 +121,9 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
 /// The descriptor of a map of the kinds that the object has.
 fn descriptor(map: &Map) -> Option<RawFd> {
     let data = match map {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::RingBuf(data) => data,
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
+            data
+        }
         _ => return None,
     };
     Some(data.fd().as_fd().as_raw_fd())
