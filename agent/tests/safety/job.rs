@@ -29,10 +29,12 @@ pub enum Kind {
     Broken,
     /// A build that needs a module which the proxy does not have.
     NotFound,
+    /// As [`Self::Compiled`], from a proxy that lets each request wait.
+    Held,
 }
 
 impl Kind {
-    /// Each of them.
+    /// Each of them, but for the one that waits.
     pub const ALL: [Self; 13] = [
         Self::Warm,
         Self::ColdHttp2,
@@ -66,7 +68,13 @@ impl Kind {
     pub fn downloads(self) -> bool {
         matches!(
             self,
-            Self::ColdHttp2 | Self::ColdPlain | Self::Compiled | Self::Tidy | Self::Download | Self::NotFound
+            Self::ColdHttp2
+                | Self::ColdPlain
+                | Self::Compiled
+                | Self::Held
+                | Self::Tidy
+                | Self::Download
+                | Self::NotFound
         )
     }
 }

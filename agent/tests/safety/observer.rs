@@ -36,9 +36,6 @@ pub struct Wrapped {
 
 /// Runs the commands below one wrapper. Panics unless each leaves what it leaves untraced, and all of it was seen.
 pub fn wrapped(workshop: &mut Workshop, jobs: &[Job]) -> Wrapped {
-    for job in jobs {
-        workshop.reference(*job);
-    }
     let prepared = workshop.prepare(jobs);
     let files = tempfile::tempdir().unwrap();
     let mut command = workshop.environment().program(PROGRAM);
@@ -59,8 +56,11 @@ pub fn wrapped(workshop: &mut Workshop, jobs: &[Job]) -> Wrapped {
     };
     let said = fs::read_to_string(&log).unwrap();
     assert!(status.success(), "{status}: {said}");
-    for (job, outcome) in jobs.iter().zip(prepared.outcomes()) {
-        let version = workshop.toolchains()[job.toolchain].version.clone();
+    let outcomes = prepared.outcomes();
+    // Not before: what nobody has compiled yet is the heavier load.
+    workshop.refer_to(jobs);
+    for (job, outcome) in jobs.iter().zip(outcomes) {
+        let version = &workshop.toolchains()[job.toolchain].version;
         assert_eq!(&outcome, workshop.reference(*job), "{version}: {job:?}");
     }
 

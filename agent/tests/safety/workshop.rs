@@ -15,7 +15,7 @@ use testkit::{
     authority::Authority,
     goenv::GoEnv,
     module::{ModuleSet, Shape},
-    proxy::{Proxy, Transport},
+    proxy::{Proxy, Rule, Transport},
 };
 
 use crate::{
@@ -41,6 +41,7 @@ pub struct Workshop {
     modules: Arc<ModuleSet>,
     _plain: Proxy,
     http2: Proxy,
+    holding: Proxy,
     references: HashMap<(usize, Kind), Outcome>,
     next: usize,
 }
@@ -63,11 +64,19 @@ const DOES_NOT_COMPILE: &str = "package main\n\nfunc main() { missing() }\n";
 impl Workshop {
     pub fn new(toolchains: Vec<Toolchain>) -> Self {
         let authority = Authority::new().unwrap();
-        let shape = Shape { modules: 12, ..Shape::default() };
+        let shape = Shape { modules: 12, packages: 3, functions: 12, ..Shape::default() };
         let modules = Arc::new(ModuleSet::generate(&shape).unwrap());
         let plain = Proxy::builder("plain").source(modules.clone()).start().unwrap();
         let transport = Transport::Http2(&authority);
         let http2 = Proxy::builder("http2").transport(transport).source(modules.clone()).start().unwrap();
+        let held = |pattern: &str, milliseconds| Rule::on(pattern).first_byte(Duration::from_millis(milliseconds));
+        let holding = Proxy::builder("holding")
+            .transport(transport)
+            .source(modules.clone())
+            .rule(held("*.mod", 60))
+            .rule(held("*.zip", 200))
+            .start()
+            .unwrap();
         // Kept between runs: every release compiles its own standard library into it.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("safety-build-cache");
         fs::create_dir_all(&cache).unwrap();
@@ -82,7 +91,16 @@ impl Workshop {
             .variable("PATH", path)
             .build()
             .unwrap();
-        let workshop = Self { toolchains, environment, modules, _plain: plain, http2, references: HashMap::new(), next: 0 };
+        let workshop = Self {
+            toolchains,
+            environment,
+            modules,
+            _plain: plain,
+            http2,
+            holding,
+            references: HashMap::new(),
+            next: 0,
+        };
         workshop.modules.write_program(workshop.environment.work_dir()).unwrap();
         let downloaded = workshop.environment.command(["mod", "download"]).output().unwrap();
         assert!(downloaded.status.success(), "{downloaded:?}");
@@ -104,14 +122,16 @@ impl Workshop {
         kind != Kind::Race || self.toolchains[toolchain].race
     }
 
-    /// Runs every kind of command untraced with every release.
-    pub fn references(&mut self) -> usize {
-        let jobs: Vec<Job> = (0..self.toolchains.len())
-            .flat_map(|toolchain| Kind::ALL.map(|kind| Job { toolchain, kind, processors: 2, setting: "" }))
-            .filter(|job| self.can(job.toolchain, job.kind))
-            .collect();
-        self.refer(&jobs);
-        jobs.len()
+    /// Runs those of these commands untraced that have not been.
+    pub fn refer_to(&mut self, jobs: &[Job]) {
+        let mut missing: Vec<Job> = Vec::new();
+        for &job in jobs {
+            let job = Job { processors: 2, setting: "", ..job };
+            if !self.references.contains_key(&(job.toolchain, job.kind)) && !missing.contains(&job) {
+                missing.push(job);
+            }
+        }
+        self.refer(&missing);
     }
 
     fn refer(&mut self, jobs: &[Job]) {
@@ -124,15 +144,13 @@ impl Workshop {
     }
 
     /// What a command leaves untraced.
-    pub fn reference(&mut self, job: Job) -> &Outcome {
-        if !self.references.contains_key(&(job.toolchain, job.kind)) {
-            self.refer(&[job]);
-        }
+    pub fn reference(&self, job: Job) -> &Outcome {
         &self.references[&(job.toolchain, job.kind)]
     }
 
     /// The same, and how long it takes.
     pub fn timed(&mut self, job: Job) -> (Outcome, Duration) {
+        self.refer_to(&[job]);
         let expected = self.reference(job).clone();
         let prepared = self.prepare(&[job]);
         let started = Instant::now();
@@ -166,7 +184,13 @@ impl Workshop {
         fs::create_dir(folder.join("made")).unwrap();
         let write = |name: &str, text: &str| fs::write(work.join(name), text).unwrap();
         match kind {
-            Kind::Warm | Kind::ColdHttp2 | Kind::ColdPlain | Kind::Compiled | Kind::List | Kind::Download => {
+            Kind::Warm
+            | Kind::ColdHttp2
+            | Kind::ColdPlain
+            | Kind::Compiled
+            | Kind::Held
+            | Kind::List
+            | Kind::Download => {
                 self.modules.write_program(&work).unwrap();
             }
             Kind::Tidy => self.modules.write_program_without_sums(&work).unwrap(),
@@ -199,7 +223,7 @@ impl Workshop {
             Kind::Warm | Kind::ColdHttp2 | Kind::ColdPlain | Kind::Changed => {
                 format!("build -trimpath -o {} .", quoted(&program))
             }
-            Kind::Compiled => format!("build -o {} .", quoted(&program)),
+            Kind::Compiled | Kind::Held => format!("build -o {} .", quoted(&program)),
             Kind::List => "list -deps ./...".to_owned(),
             Kind::Vet => "vet -trimpath ./...".to_owned(),
             Kind::Test => "test -trimpath -count=1 ./...".to_owned(),
@@ -215,6 +239,9 @@ impl Workshop {
         }
         if matches!(job.kind, Kind::ColdHttp2 | Kind::Tidy | Kind::Compiled) {
             write!(variables, " GOPROXY='{}'", self.http2.url()).unwrap();
+        }
+        if job.kind == Kind::Held {
+            write!(variables, " GOPROXY='{}'", self.holding.url()).unwrap();
         }
         let go = quoted(&self.toolchains[job.toolchain].go());
         let folder = quoted(folder);
@@ -256,7 +283,7 @@ fn outcome(kind: Kind, folder: &Path) -> Outcome {
     let program = folder.join("made/program");
     let made = match kind {
         Kind::Warm | Kind::ColdHttp2 | Kind::ColdPlain => fs::read(&program).map_or_else(|e| e.to_string(), hash),
-        Kind::Changed | Kind::Compiled => match Command::new(&program).output() {
+        Kind::Changed | Kind::Compiled | Kind::Held => match Command::new(&program).output() {
             Ok(ran) => String::from_utf8(ran.stderr).unwrap().replace(&folder.display().to_string(), "its folder"),
             Err(error) => error.to_string(),
         },
