@@ -309,6 +309,27 @@ pub const STAGES: &[Stage] = &[
         ],
     },
     Stage {
+        name: "safety",
+        about: "five hundred watched go commands of eight releases do what they do unwatched",
+        needs: &[Requirement::Go],
+        privileges: Privileges::Root,
+        limit: minutes(25),
+        steps: &[cargo_if(
+            "agent/tests/safety.rs",
+            &[
+                "test",
+                "--no-fail-fast",
+                "-p",
+                "gobuild-trace",
+                "--test",
+                "safety",
+                "--",
+                "--nocapture",
+                "--test-threads=1",
+            ],
+        )],
+    },
+    Stage {
         name: "export",
         about: "a real Prometheus and a real OpenTelemetry collector receive what the JSON says",
         needs: &[Requirement::Go, Requirement::Prometheus, Requirement::Collector],
