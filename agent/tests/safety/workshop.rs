@@ -156,7 +156,7 @@ impl Workshop {
         let started = Instant::now();
         assert!(self.shell(&prepared).status().unwrap().success());
         let duration = started.elapsed();
-        assert_eq!(prepared.outcomes(), [expected.clone()], "untraced twice: {job:?}");
+        assert_eq!(prepared.outcomes(), std::slice::from_ref(&expected), "untraced twice: {job:?}");
         (expected, duration)
     }
 
