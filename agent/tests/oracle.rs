@@ -11,6 +11,7 @@ mod headers;
 #[path = "oracle/spans.rs"]
 mod spans;
 #[path = "oracle/traced.rs"]
+#[allow(dead_code, reason = "shared with the tests of accuracy")]
 mod traced;
 #[path = "oracle/x.rs"]
 mod x;

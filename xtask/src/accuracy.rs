@@ -104,8 +104,8 @@ fn page(text: &str, outcome: &str, machine: &str) -> Result<String> {
         cases.len()
     );
     page += "`n` is the number of comparisons, `wrong` those that differ and must not, `unknown` what the report leaves out \
-             because it cannot be known. Of times, `outside` is the number beyond what the tests allow 1 % of them to \
-             exceed.\n\n\
+             because it cannot be known. Of times, `outside` is the number beyond the bound, which the tests allow few \
+             of them to exceed.\n\n\
              | figure | compared with | cases | n | wrong | unknown | outside | median error | worst error |\n\
              | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
     for row in rows.values_mut() {

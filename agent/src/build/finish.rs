@@ -325,9 +325,13 @@ fn not_compiled(decisions: &[Decision], compiled: &BTreeMap<String, u64>) -> Vec
     let mut results: BTreeMap<&str, CacheResult> = BTreeMap::new();
     for decision in decisions.iter().filter(|decision| decision.mode == "build") {
         let Some(import_path) = decision.import_path.as_deref() else { continue };
-        let result = if decision.hit { CacheResult::Hit } else { CacheResult::Miss };
-        if !compiled.contains_key(import_path) && import_path != "unsafe" {
-            results.insert(import_path, result);
+        if compiled.contains_key(import_path) || import_path == "unsafe" {
+            continue;
+        }
+        if decision.hit {
+            results.insert(import_path, CacheResult::Hit);
+        } else if !is_variant_compiled(import_path, compiled) {
+            results.entry(import_path).or_insert(CacheResult::Miss);
         }
     }
     let row = |(import_path, result): (&str, CacheResult)| Package {
@@ -337,6 +341,12 @@ fn not_compiled(decisions: &[Decision], compiled: &BTreeMap<String, u64>) -> Vec
         wall_share_ns: 0,
     };
     results.into_iter().map(row).collect()
+}
+
+/// The go command asks for `p [p.test]` under the name `p`.
+fn is_variant_compiled(import_path: &str, compiled: &BTreeMap<String, u64>) -> bool {
+    let variants = format!("{import_path} [");
+    compiled.range(variants.clone()..).next().is_some_and(|(name, _)| name.starts_with(&variants))
 }
 
 impl Model {

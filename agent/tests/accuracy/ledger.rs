@@ -74,14 +74,19 @@ impl Figure {
         }
     }
 
-    /// For times: 99 % have to be within so many nanoseconds or so many percent, and the median within so many
-    /// nanoseconds.
+    /// So many of a hundred times may lie outside. The go command stops the clock of a compiler when its goroutine runs again,
+    /// and that is late while other compilers have the processors.
+    fn most_outside(self) -> u64 {
+        if self == Compile { 5 } else { 1 }
+    }
+
+    /// For times: what has to be within so many nanoseconds or so many percent, and the median within so many nanoseconds.
     fn tolerance(self) -> Option<(u64, u64, u64)> {
         match self {
             FirstByte | Transfer => Some((30_000_000, 0, 3_000_000)),
             // The check itself and the tiles are in it too.
             SumdbWait => Some((30_000_000, 0, 10_000_000)),
-            Compile => Some((5_000_000, 2, 5_000_000)),
+            Compile => Some((5_000_000, 2, 1_000_000)),
             Durations => Some((5_000_000, 2, 1_000_000)),
             Modules | Requests | Bytes | Connections | Fallthrough | Redirects | Parts | Packages | Actions | Tests
             | Spans => None,
@@ -155,9 +160,9 @@ impl Ledger {
             let mut errors_ns = tally.errors_ns.clone();
             errors_ns.sort_unstable();
             let median_ns = errors_ns.get(errors_ns.len() / 2).copied().unwrap_or(0);
-            figure
-                .tolerance()
-                .is_none_or(|(.., most_ns)| tally.outside.len() as u64 * 100 <= tally.count && median_ns <= most_ns)
+            figure.tolerance().is_none_or(|(.., most_ns)| {
+                tally.outside.len() as u64 * 100 <= tally.count * figure.most_outside() && median_ns <= most_ns
+            })
         })
     }
 
@@ -191,7 +196,8 @@ impl Ledger {
                 problems.push(format!("{figure:?}: {} of {} wrong: {shown:#?}", tally.wrong.len(), tally.count));
             }
             if let Some((_, _, most_median_ns)) = figure.tolerance() {
-                if tally.outside.len() as u64 * 100 > tally.count || median_ns > most_median_ns {
+                if tally.outside.len() as u64 * 100 > tally.count * figure.most_outside() || median_ns > most_median_ns
+                {
                     problems.push(format!(
                         "{figure:?}: {} of {} outside, median {median_ns} ns: {:#?}",
                         tally.outside.len(),

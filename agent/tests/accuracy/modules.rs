@@ -145,7 +145,7 @@ pub fn compare(ledger: &mut Ledger, lab: &Lab, place: &Place, build: &Build, own
     ledger.equal(Parts, "phases", phases, build.duration_ns);
 }
 
-/// The set of modules. Direct ones have one more row, without a version: for finding the repository and for git.
+/// The set of modules. Direct ones have one more row, without a version: for finding the repository.
 fn compare_rows(ledger: &mut Ledger, lab: &Lab, build: &Build, host: &str) {
     let (versions, paths): (BTreeMap<_, _>, BTreeMap<_, _>) =
         rows(build).into_iter().partition(|((_, version), _)| version.is_some());
@@ -158,8 +158,9 @@ fn compare_rows(ledger: &mut Ledger, lab: &Lab, build: &Build, host: &str) {
     let expected = expected(lab, (ModuleResult::Downloaded, Some(host.to_owned())));
     let expected = expected.into_iter().map(|((path, _), row)| ((path, None), row)).collect();
     ledger.same(Modules, &paths, &expected);
-    for module in build.modules.iter().filter(|module| module.version.is_none()) {
-        let git = module.fetches.iter().filter(|fetch| fetch.kind == FetchKind::Vcs).count();
+    for module in lab.modules.modules() {
+        let rows = build.modules.iter().filter(|row| row.path == module.path);
+        let git = rows.flat_map(|row| &row.fetches).filter(|fetch| fetch.kind == FetchKind::Vcs).count();
         ledger.equal(Modules, format_args!("git for {}", module.path), git > 0, true);
     }
 }

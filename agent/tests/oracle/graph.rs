@@ -4,12 +4,20 @@ use std::{collections::BTreeMap, path::Path};
 
 /// Import path → a command ran for it (a miss), for every package but `unsafe`.
 pub fn packages(file: &Path) -> BTreeMap<String, bool> {
-    actions(file)
-        .iter()
-        .filter(|action| action["Mode"] == "build")
-        .filter_map(|action| Some((action["Package"].as_str()?.to_owned(), !action["Cmd"].is_null())))
-        .filter(|(package, _)| package != "unsafe")
-        .collect()
+    let mut packages = BTreeMap::new();
+    for action in actions(file).iter().filter(|action| action["Mode"] == "build") {
+        if let Some(package) = action["Package"].as_str().filter(|package| *package != "unsafe") {
+            // A package and its test variant have one name here.
+            *packages.entry(package.to_owned()).or_default() |= !action["Cmd"].is_null();
+        }
+    }
+    packages
+}
+
+/// Packages and test variants that were compiled.
+pub fn missed_actions(file: &Path) -> usize {
+    let actions = actions(file);
+    actions.iter().filter(|action| action["Mode"] == "build" && !action["Cmd"].is_null()).count()
 }
 
 /// Import path → sum of the times of the commands that compiled it.
