@@ -86,7 +86,7 @@ impl Session {
         let begin = Begin {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: Machine { kernel: machine.kernel, cpus: machine.cpus, hostname: machine.hostname },
-            probes: tiers(&probes, options.tier),
+            probes: tiers(&probes, options),
             wall_offset_ns: clock.realtime_ns.saturating_sub_unsigned(clock.monotonic_ns),
             command: options.command.clone(),
             scope: options.scope,
@@ -254,7 +254,7 @@ fn devices() -> Vec<(u32, String)> {
 }
 
 /// Tiers as the report shows them.
-fn tiers(probes: &Probes, allowed: Tier) -> Vec<(Tier, ProbeState, Option<String>)> {
+fn tiers(probes: &Probes, options: &Options) -> Vec<(Tier, ProbeState, Option<String>)> {
     // Programs that are missing for one reason are one fact.
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for program in probes.statuses() {
@@ -268,7 +268,11 @@ fn tiers(probes: &Probes, allowed: Tier) -> Vec<(Tier, ProbeState, Option<String
     let mut rows = vec![(Tier::Paths, paths, (!missing.is_empty()).then(|| missing.join("; ")))];
     for tier in [Tier::Goroutine, Tier::Spans, Tier::Requests] {
         rows.push(match probes.functions_unavailable() {
-            _ if tier > allowed => (tier, ProbeState::Off, Some("switched off by --probes".to_owned())),
+            // What a service leaves out by default needs no excuse in each of its reports.
+            _ if tier > options.tier => {
+                let reason = options.command.is_some().then(|| "switched off by --probes".to_owned());
+                (tier, ProbeState::Off, reason)
+            }
             Some(reason) if tier > Tier::Goroutine => (tier, ProbeState::Off, Some(reason.to_owned())),
             _ => (tier, ProbeState::Ok, None),
         });
