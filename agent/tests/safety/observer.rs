@@ -43,6 +43,7 @@ pub fn wrapped(workshop: &mut Workshop, jobs: &[Job]) -> Wrapped {
         command.arg(option).arg(files.path().join(file));
     }
     command.args(["--probes", "requests", "--ring-size", "64M", "--", "sh"]).arg(prepared.script());
+    command.env("PATH", workshop.path(jobs.iter().map(|job| job.toolchain)));
     let log = files.path().join("stderr");
     command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).process_group(0);
     let mut group = Group(command.spawn().unwrap());

@@ -1,7 +1,8 @@
 //! Where the go commands run, and what each of them leaves.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    ffi::OsString,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -80,17 +81,8 @@ impl Workshop {
         // Kept between runs: every release compiles its own standard library into it.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("safety-build-cache");
         fs::create_dir_all(&cache).unwrap();
-        // A wrapper prepares every go command in PATH.
-        let path = std::env::var_os("PATH").unwrap();
-        let folders = toolchains.iter().map(|toolchain| toolchain.folder.clone());
-        let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
-        let environment = GoEnv::builder()
-            .proxy(plain.url())
-            .authority(&authority)
-            .variable("GOCACHE", cache)
-            .variable("PATH", path)
-            .build()
-            .unwrap();
+        let environment =
+            GoEnv::builder().proxy(plain.url()).authority(&authority).variable("GOCACHE", cache).build().unwrap();
         let workshop = Self {
             toolchains,
             environment,
@@ -110,6 +102,14 @@ impl Workshop {
     /// The releases.
     pub fn toolchains(&self) -> &[Toolchain] {
         &self.toolchains
+    }
+
+    /// PATH with the go commands of these releases, which a wrapper prepares for.
+    pub fn path(&self, toolchains: impl IntoIterator<Item = usize>) -> OsString {
+        let folders: BTreeSet<usize> = toolchains.into_iter().collect();
+        let folders = folders.into_iter().map(|toolchain| self.toolchains[toolchain].folder.clone());
+        let path = std::env::var_os("PATH").unwrap();
+        std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap()
     }
 
     /// Go's environment.
