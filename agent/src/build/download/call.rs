@@ -152,9 +152,11 @@ impl Download {
         let attempt = &mut self.attempts[index];
         attempt.progress_ns = at_ns;
         attempt.status = answer.status;
+        // `web.get` says what it got (-x) before it returns.
+        let headers_ns = attempt.hops.last().and_then(|hop| hop.end_ns).unwrap_or(at_ns);
         match answer.status {
             Some(status) if status < 400 => {
-                attempt.first_byte_ns = Some(at_ns);
+                attempt.first_byte_ns = Some(headers_ns);
                 match attempt.subject {
                     // Their bodies are read by callers that are not watched.
                     Subject::Discovery(_) | Subject::Supported(_) => attempt.finish(at_ns, Outcome::Done),
@@ -167,7 +169,7 @@ impl Download {
                 }
             }
             Some(status) => {
-                attempt.first_byte_ns = Some(at_ns);
+                attempt.first_byte_ns = Some(headers_ns);
                 attempt.fail(at_ns, status_error(status), None);
                 calls.refused = Some(index);
             }
