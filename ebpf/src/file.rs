@@ -72,6 +72,12 @@ pub fn open(call: &Call) {
                 lost(call.who.tgid, Kind::FileIo, DropReason::MapFull);
             }
         }
+    } else if call.is_go() && call.result >= 0 {
+        // `struct file`s are used again as fast as numbers: a close that is seen after this would take this file for its
+        // own.
+        let fd = call.result as u32;
+        close_reused(call, fd);
+        let _ = FDS.remove(&key(call, fd));
     }
     emit(
         call,

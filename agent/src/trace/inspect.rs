@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -93,11 +94,20 @@ impl Inspector {
                 let Some((opened, recognised)) = recognise(pid, exec, file) else {
                     return ProcessFacts { too_late: true, ..ProcessFacts::unknown() };
                 };
+                // A script runs as its interpreter's file, which other scripts share.
+                let named = matches!(recognised, Recognised::Vcs { .. } | Recognised::Tool { go: None, .. });
+                let recognised =
+                    if named && runs_script(pid, exec) { Recognised::Other { go: None } } else { recognised };
                 self.decide(file.key(), &recognised, probes);
                 watched = Some(opened);
                 self.known.insert(file, recognised.clone());
                 recognised
             }
+        };
+        // The name of a script speaks for this process alone.
+        let recognised = match recognised {
+            Recognised::Other { go: None } => gobin::recognise_by_name(&exec.path),
+            other => other,
         };
         let mut facts = ProcessFacts {
             program: program(&recognised),
@@ -191,6 +201,14 @@ fn recognise(pid: u32, exec: &Exec, file: Executable) -> Option<(File, Recognise
     let opened = opened?;
     let recognised = gobin::recognise(&opened, &exec.path).ok()?;
     Some((opened, recognised))
+}
+
+/// What was executed begins with `#!`.
+fn runs_script(pid: u32, exec: &Exec) -> bool {
+    let place = if exec.path.starts_with('/') { "root" } else { "cwd/" };
+    let mut first = [0; 2];
+    let file = File::open(format!("/proc/{pid}/{place}{}", exec.path));
+    file.and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == *b"#!"
 }
 
 fn program(recognised: &Recognised) -> Program {

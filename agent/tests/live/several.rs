@@ -190,3 +190,39 @@ fn a_program_that_runs_a_build_is_its_parent() {
     let line = ran.text.lines().find(|line| line.contains("inside others") || line.contains("└ go build ./lib"));
     assert!(line.is_some_and(|line| line.contains("└ ")), "{}", ran.text);
 }
+
+/// A script runs as its interpreter's file: that file is no version control program for it, nor ever after.
+#[test]
+fn a_script_in_gits_place_is_git_and_its_interpreter_is_not() {
+    if !possible() {
+        return;
+    }
+    let go = environment().build().unwrap();
+    let work = go.work_dir();
+    write_program(work, "package main\n\n//go:generate sh -c true\n\nfunc main() {}\n");
+    for arguments in [
+        &["init", "-q"][..],
+        &["add", "."],
+        &["-c", "user.name=n", "-c", "user.email=e@example.test", "commit", "-q", "-m", "all"],
+    ] {
+        assert!(go.program("git").args(arguments).current_dir(work).status().unwrap().success());
+    }
+    let bin = go.root().join("shim");
+    fs::create_dir(&bin).unwrap();
+    let shim = bin.join("git");
+    fs::write(&shim, "#!/bin/sh\nPATH=\"${PATH#*:}\" exec git \"$@\"\n").unwrap();
+    fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = std::env::join_paths(
+        std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    );
+    let build = ["sh", "-c", "go build -buildvcs=true -o out . && go generate ."];
+    let mut wrapper = Wrapper::new(&go, &["--builds", "all"], build);
+    wrapper.command().env("PATH", path.unwrap());
+    let ran = wrapper.run().succeeded();
+    let tools = |subcommand: &str| {
+        let build = ran.document.builds.iter().find(|build| build.subcommand == subcommand).unwrap();
+        build.tools.iter().map(|tool| tool.tool.clone()).collect::<Vec<_>>()
+    };
+    assert!(tools("build").iter().any(|tool| tool == "git"), "{:?}", tools("build"));
+    assert!(!tools("generate").iter().any(|tool| tool == "git"), "{:?}", tools("generate"));
+}

@@ -289,21 +289,8 @@ fn subject(url: &RequestUrl, query: Option<(Query, String)>) -> Subject {
     if url.go_get {
         return Subject::Discovery(format!("{}{}", url.host, path.trim_end_matches('/')));
     }
-    if let Some(database) = path.strip_suffix("/supported").and_then(|rest| rest.rsplit_once("/sumdb/")) {
-        return Subject::Supported(database.1.to_owned());
-    }
-    if let Some((_, name)) = path.rsplit_once("/lookup/")
-        && let Some((module, version)) = cache_path::unescape(name).as_deref().and_then(|name| name.rsplit_once('@'))
-    {
-        return Subject::Lookup(ModuleVersion { path: module.to_owned(), version: version.to_owned() });
-    }
-    if let Some((_, tile)) = path.rsplit_once("/tile/")
-        && query.is_none()
-    {
-        return Subject::Tile(tile.to_owned());
-    }
     let Some((query, module)) = query else {
-        return Subject::Discovery(format!("{}{}", url.host, path));
+        return of_no_module(path).unwrap_or_else(|| Subject::Discovery(format!("{}{}", url.host, path)));
     };
     let file = path.rsplit_once("/@v/").map(|(_, name)| name);
     let kind = file.and_then(|name| {
@@ -321,6 +308,19 @@ fn subject(url: &RequestUrl, query: Option<(Query, String)>) -> Subject {
         (None, Query::Latest | Query::Info) if path.ends_with("/@latest") => Subject::Latest(module),
         (None, Query::Versions | Query::Latest | Query::Info | Query::Mod | Query::Zip) => Subject::Versions(module),
     }
+}
+
+/// A path below a checksum database or its proxy (golang.org/x/mod/sumdb). A module's own path may look like one.
+fn of_no_module(path: &str) -> Option<Subject> {
+    if let Some((_, database)) = path.strip_suffix("/supported").and_then(|rest| rest.rsplit_once("/sumdb/")) {
+        return Some(Subject::Supported(database.to_owned()));
+    }
+    if let Some((_, name)) = path.rsplit_once("/lookup/")
+        && let Some((module, version)) = cache_path::unescape(name).as_deref().and_then(|name| name.rsplit_once('@'))
+    {
+        return Some(Subject::Lookup(ModuleVersion { path: module.to_owned(), version: version.to_owned() }));
+    }
+    path.rsplit_once("/tile/").map(|(_, tile)| Subject::Tile(tile.to_owned()))
 }
 
 #[cfg(test)]
@@ -345,6 +345,12 @@ mod tests {
         assert_eq!(subject(&url("/sumdb/sum.test/supported"), None), Subject::Supported("sum.test".to_owned()));
         assert_eq!(subject(&url("/sumdb/sum.test/lookup/example.com/!a@v1.0.0-!r!c1"), None), Subject::Lookup(version));
         assert_eq!(subject(&url("/tile/8/0/001.p/7"), None), Subject::Tile("8/0/001.p/7".to_owned()));
+        let lookalike = Some((Query::Mod, "example.com/lookup/m".to_owned()));
+        let module = ModuleVersion { path: "example.com/lookup/m".to_owned(), version: "v1.0.0".to_owned() };
+        assert_eq!(
+            subject(&url("/example.com/lookup/m/@v/v1.0.0.mod"), lookalike),
+            Subject::Module(module, FileKind::Mod)
+        );
         let discovery = RequestUrl { go_get: true, ..url("/team/lib") };
         assert_eq!(subject(&discovery, None), Subject::Discovery("proxy.example/team/lib".to_owned()));
     }

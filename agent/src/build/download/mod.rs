@@ -340,7 +340,8 @@ impl Download {
         match event.operation {
             FileOperation::FirstWrite if zip => attempt.first_byte_ns = Some(attempt.first_byte_ns.unwrap_or(at_ns)),
             FileOperation::FirstWrite | FileOperation::Progress => {}
-            FileOperation::Truncate if failure_is_known => {}
+            // The file of an answer is emptied before it is written (lockedfile, O_TRUNC), a zip's after a failure.
+            FileOperation::Truncate if failure_is_known || !attempt.open() || !zip => {}
             FileOperation::Truncate => {
                 // TryProxies (modfetch/proxy.go) empties the file after each attempt that failed.
                 attempt.fail(at_ns, ErrorType::Other, None);
