@@ -111,11 +111,17 @@ pub fn compare(ledger: &mut Ledger, lab: &Lab, place: &Place, build: &Build, own
     let files = files_by_name(build);
     let ours: BTreeMap<&String, Vec<Option<u64>>> =
         files.iter().map(|(name, fetches)| (name, fetches.iter().map(|fetch| fetch.bytes).collect())).collect();
-    // Out of a repository the go command makes the other two itself.
-    let fetched = |name: &str| lab.way != Way::Git || name.ends_with(".mod");
-    let theirs: BTreeMap<&String, Vec<Option<u64>>> =
-        in_cache.iter().filter(|(name, _)| fetched(name)).map(|(name, bytes)| (name, vec![Some(*bytes)])).collect();
+    // Out of a repository the go command makes the files itself: git's children are the fetches, the files are the module's.
+    let fetched = in_cache.iter().filter(|_| lab.way != Way::Git);
+    let theirs: BTreeMap<&String, Vec<Option<u64>>> = fetched.map(|(name, bytes)| (name, vec![Some(*bytes)])).collect();
     ledger.same(Bytes, &ours, &theirs);
+    if lab.way == Way::Git {
+        for module in build.modules.iter().filter(|module| module.version.is_some()) {
+            let folder = format!("{}/@v/", testkit::module::escape(&module.path));
+            let kept: u64 = in_cache.iter().filter(|(name, _)| name.starts_with(&folder)).map(|(_, bytes)| bytes).sum();
+            ledger.equal(Bytes, &module.path, module.bytes, kept);
+        }
+    }
     let carried: BTreeMap<u64, Option<u16>> =
         build.connections.iter().map(|connection| (connection.id, connection.local_port)).collect();
     for fetch in fetches(build) {
