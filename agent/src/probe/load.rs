@@ -438,6 +438,11 @@ fn attach(ebpf: &mut aya::Ebpf, name: &str, btf: &aya::Btf) -> Result<(), Progra
 
 /// Loads the program for uprobes: for many places at once, or for one at a time where the kernel is older.
 fn load_functions(ebpf: &mut aya::Ebpf) -> Result<Loaded, String> {
+    // 6.1 loads the program and then refuses the link (EINVAL); a link for each place was not tried there.
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if version(&release) < (6, 6) {
+        return Err("watching the go command's functions needs Linux 6.6 or newer".to_owned());
+    }
     match uprobe_multi::load(OBJECT, functions::PROGRAM, ebpf.maps()) {
         Ok(program) => return Ok(Loaded::Multi(program)),
         Err(error) => tracing::debug!(%error, "one link for many uprobes"),
