@@ -61,7 +61,7 @@ pub(super) enum Loaded {
     Single,
 }
 
-/// Executables watched at a time: before Linux 6.6 each costs some sixty descriptors.
+/// Executables watched at a time: without links for many places each costs some sixty descriptors.
 const MAX_EXECUTABLES: usize = 12;
 
 /// What is attached.

@@ -436,7 +436,7 @@ fn attach(ebpf: &mut aya::Ebpf, name: &str, btf: &aya::Btf) -> Result<(), Progra
     Ok(())
 }
 
-/// Loads the program for uprobes: for many places at once, or for one at a time where the kernel is older.
+/// Loads the program for uprobes: for many places at once, or for one at a time where that does not load.
 fn load_functions(ebpf: &mut aya::Ebpf) -> Result<Loaded, String> {
     // 6.1 loads the program and then refuses the link (EINVAL); a link for each place was not tried there.
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
