@@ -48,6 +48,25 @@ fn exit_codes_are_the_commands() {
     }
 }
 
+/// What the build writes at the same moment must not stand in the middle of our line.
+#[test]
+fn a_line_is_one_write() {
+    // Each write to such a pipe is read on its own (pipe(2), O_DIRECT).
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_DIRECT | nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let status = wrapped(&["--", "no-such-command-anywhere"]).stderr(write).status().unwrap();
+    assert_eq!(status.code(), Some(127));
+    let (mut reader, mut packet, mut lines) = (fs::File::from(read), [0; 4096], 0);
+    loop {
+        let bytes = reader.read(&mut packet).unwrap();
+        if bytes == 0 {
+            break;
+        }
+        assert_eq!(packet[bytes - 1], b'\n', "{:?}", String::from_utf8_lossy(&packet[..bytes]));
+        lines += 1;
+    }
+    assert!(lines > 0, "it said nothing");
+}
+
 #[test]
 fn own_failures_have_their_codes() {
     let directory = tempfile::tempdir().unwrap();

@@ -20,6 +20,8 @@ mod secrets;
 mod several;
 #[path = "live/caches.rs"]
 mod caches;
+#[path = "live/concurrency.rs"]
+mod concurrency;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

@@ -195,7 +195,17 @@ fn assert_requests_are_those_of_x(name: &str, kinds: &[FetchKind], run: impl Fn(
         for kind in kinds {
             assert!(fetches(traced.build()).any(|fetch| fetch.kind == *kind), "{name}: no fetch of kind {kind:?}");
         }
-        assert_eq!(asked(traced.build()), x::asked(&traced.stderr), "{name}: URL and status");
+        let (ours, theirs) = (asked(traced.build()), x::asked(&traced.stderr));
+        let only = |one: &x::Asked, other: &x::Asked| -> Vec<String> {
+            one.iter().filter(|(key, count)| other.get(key) != Some(count)).map(|row| format!("{row:?}")).collect()
+        };
+        let (more, less) = (only(&ours, &theirs), only(&theirs, &ours));
+        let about = |rows: &[String]| -> String {
+            let words = rows.iter().filter_map(|row| row.split('"').nth(1)).collect::<Vec<_>>();
+            let lines = traced.stderr.lines().filter(|line| words.iter().any(|word| line.contains(word)));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        assert!(more.is_empty() && less.is_empty(), "{name}: more {more:#?}, less {less:#?}\n{}", about(&more));
         let headers = Headers::of(&traced);
         eprintln!("{name}: {headers}");
         if headers.within(STRICT_NS) * 100 >= headers.count() * 99 {

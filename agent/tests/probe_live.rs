@@ -25,6 +25,9 @@ use gobuild_trace_common::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+#[path = "probe_live/threads.rs"]
+mod threads;
+
 /// One at a time: each test reads what its own commands do, but they share two processors and one page cache.
 fn root() -> Option<MutexGuard<'static, ()>> {
     static ONE: OnceLock<Mutex<()>> = OnceLock::new();

@@ -64,4 +64,6 @@ pub enum Kind {
     FunctionEntrySmall = 16,
     /// [`crate::FunctionEntryLarge`].
     FunctionEntryLarge = 17,
+    /// No record: times of [`crate::ThreadTimes`] that were not added up.
+    ThreadTimes = 18,
 }

@@ -25,6 +25,7 @@ mod header;
 mod map;
 mod offsets;
 mod process;
+mod scheduler;
 mod socket;
 
 pub use block::*;
@@ -34,4 +35,5 @@ pub use header::*;
 pub use map::*;
 pub use offsets::*;
 pub use process::*;
+pub use scheduler::*;
 pub use socket::*;

@@ -58,6 +58,9 @@ offsets! {
     task_sum_exec_runtime: "task_struct"."se.sum_exec_runtime",
     task_start_time: "task_struct"."start_time",
     task_in_iowait_bit: "task_struct"."in_iowait",
+    // Renamed in 5.14: https://git.kernel.org/torvalds/c/2f064a59a11f
+    task_state: "task_struct"."__state"|"state",
+    task_on_cpu: "task_struct"."on_cpu",
     signal_live: "signal_struct"."live.counter",
     signal_flags: "signal_struct"."flags",
     signal_group_exit_code: "signal_struct"."group_exit_code",

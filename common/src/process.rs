@@ -1,6 +1,6 @@
 //! Processes: fork, exec, exit, wait.
 
-use crate::Header;
+use crate::{Header, ThreadTimes};
 
 wire! {
     /// A tracked process made a child process (not a thread). `header` is the parent's; `header.ktime_ns` is inside
@@ -43,7 +43,7 @@ wire! {
 
 wire! {
     /// Fixed part of an exec record; `args` of [`EXEC_ARGS_SMALL`] or [`EXEC_ARGS_LARGE`] bytes follow.
-    pub struct Exec : 896 {
+    pub struct Exec : 904 {
         /// The process, after exec. `header.tid == header.tgid`.
         pub header: Header,
         /// Which file runs now.
@@ -74,12 +74,14 @@ wire! {
         pub environ_tail: [u8; EXEC_ENVIRON_TAIL],
         /// `task.comm`, NUL-padded.
         pub comm: [u8; 16],
+        /// When the process was started (`task.start_time` of the leader, CLOCK_MONOTONIC); exec leaves it as it is.
+        pub start_ns: u64,
     }
 }
 
 wire! {
     /// The last thread of a tracked process ended.
-    pub struct Exit : 104 {
+    pub struct Exit : 128 {
         /// The process.
         pub header: Header,
         /// Wait status: exit code << 8, or the signal in the low 7 bits.
@@ -98,6 +100,8 @@ wire! {
         pub io_waits: u64,
         /// Time that it was started (`task.start_time`, CLOCK_MONOTONIC).
         pub start_ns: u64,
+        /// What its threads did until now, since it is tracked.
+        pub threads: ThreadTimes,
     }
 }
 

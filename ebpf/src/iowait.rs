@@ -1,10 +1,6 @@
 //! Time that threads of tracked processes are off the processor for block I/O.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 
 use crate::{
     kernel::{offset, read},
@@ -12,12 +8,10 @@ use crate::{
     record::add,
 };
 
-/// `sched_switch(preempt, prev, next)`. `io_schedule` sets the bit before it gives the processor away and clears it
+/// One task gives the processor to another. `io_schedule` sets the bit before it gives the processor away and clears it
 /// once it has it back, so that one bit of either task decides for nearly every switch.
-#[btf_tracepoint(function = "sched_switch")]
-pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
-    let previous: u64 = ctx.arg(1);
-    let next: u64 = ctx.arg(2);
+#[inline(always)]
+pub fn switch(previous: u64, next: u64) {
     if waits(previous) {
         let id = bpf_get_current_pid_tgid();
         let (tgid, tid) = ((id >> 32) as u32, id as u32);
@@ -30,7 +24,6 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     if waits(next) {
         end(next);
     }
-    0
 }
 
 #[inline(always)]

@@ -26,6 +26,7 @@ mod lock;
 mod maps;
 mod process;
 mod record;
+mod scheduler;
 mod socket;
 mod syscall;
 

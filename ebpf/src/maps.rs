@@ -4,7 +4,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use gobuild_trace_common::{DROP_REASONS, FUNCTION_SITES, FileFacts, FileKey, FunctionSite, LostKey};
+use gobuild_trace_common::{
+    DROP_REASONS, FUNCTION_SITES, FileFacts, FileKey, FunctionSite, LostKey, OffCpu, OnCpu, ThreadTimes,
+};
 
 /// The records.
 #[map]
@@ -54,6 +56,18 @@ pub static RQS: HashMap<u64, u64> = HashMap::with_max_entries(16384, 0);
 /// Since when a thread is off the processor for block I/O.
 #[map]
 pub static IOWAIT: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// What the threads of tracked processes did, by tgid. The exit deletes.
+#[map]
+pub static THREAD_TIMES: HashMap<u32, ThreadTimes> = HashMap::with_max_entries(16384, 0);
+
+/// What this processor runs.
+#[map]
+pub static ON_CPU: PerCpuArray<OnCpu> = PerCpuArray::with_max_entries(1, 0);
+
+/// Threads that wait for a processor or sleep uninterruptibly, by tid. What follows the wait deletes.
+#[map]
+pub static OFF_CPU: HashMap<u32, OffCpu> = HashMap::with_max_entries(32768, 0);
 
 /// Events that did not reach the ring, by reason.
 #[map]

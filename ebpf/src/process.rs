@@ -20,6 +20,7 @@ use crate::{
     kernel::{current_task, identify, offset, read, read_or_zero, read_user, setting},
     maps::{FILES, PROCS, Process},
     record::{Urgency, Who, body, lost, reserve, submit},
+    scheduler,
     syscall::Call,
 };
 
@@ -49,6 +50,7 @@ pub fn track_root(tgid: u32) {
     if PROCS.insert(&tgid, &process, 0).is_err() {
         lost(tgid, Kind::Fork, DropReason::MapFull);
     }
+    scheduler::begin(tgid, birth_ns);
 }
 
 /// Looks an undecided executable up again; user space only ever writes `FILES`, so there is no race.
@@ -182,6 +184,7 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         if PROCS.insert(&tgid, &process, 0).is_err() {
             lost(tgid, Kind::ExecSmall, DropReason::MapFull);
         }
+        scheduler::begin(tgid, now_ns);
     }
 
     let old_tid: u32 = ctx.arg(1);
@@ -274,6 +277,7 @@ fn fill_exec<const ARGS: usize>(facts: &ExecFacts, kind: Kind, mm: u64, args_sta
         (*exec).uid = bpf_get_current_uid_gid() as u32;
         (*exec)._pad = 0;
         (*exec).comm = bpf_get_current_comm().unwrap_or([0; 16]);
+        (*exec).start_ns = read_or_zero(task, offset!(task_start_time));
 
         let length = bpf_probe_read_kernel_str((&raw mut (*exec).path).cast(), EXEC_PATH as u32, filename as *const _);
         (*exec).path_len = if length > 0 { (length - 1) as u16 } else { 0 };
@@ -321,6 +325,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let who = Who { tgid, tid: id as u32, now_ns };
     let times = cpu_times(signal, tgid);
     let leader: u64 = read(task, offset!(task_group_leader)).unwrap_or(task);
+    let threads = scheduler::end(tgid, now_ns);
     let Some(mut entry) = reserve::<Exit>(Kind::Exit, &who, &Goroutine::NONE) else { return 0 };
     let exit = body(&mut entry);
     // SAFETY: the reservation is writable.
@@ -333,6 +338,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         (*exit).io_wait_ns = io_wait_ns;
         (*exit).io_waits = io_waits;
         (*exit).start_ns = read_or_zero(leader, offset!(task_start_time));
+        (*exit).threads = threads;
     }
     submit(entry, Urgency::Now);
     0

@@ -28,6 +28,8 @@ pub struct BuildCache {
     opened: HashSet<[u8; 32]>,
     /// Name of a `-a` file that was there → the directory whose sources were read before the look-up.
     hits: HashMap<[u8; 32], Option<String>>,
+    /// Directories whose sources were read.
+    sources: HashSet<String>,
     /// (process, goroutine) → directory of the last source file that it opened.
     last_sources: HashMap<(u32, u64), String>,
     /// (process, goroutine) → mode and package of the action that it is deciding on.
@@ -85,12 +87,33 @@ impl BuildCache {
     pub fn source(&mut self, task: Task, path: &str) {
         let extension = path.rsplit_once('.').map(|(_, extension)| extension);
         if matches!(extension, Some("go" | "s" | "c" | "cc" | "cpp" | "h" | "syso"))
-            && task.goroutine != 0
             && !path.contains("/go-build")
             && let Some((directory, _)) = path.rsplit_once('/')
         {
-            self.last_sources.insert((task.pid, task.goroutine), directory.to_owned());
+            if !self.sources.contains(directory) {
+                self.sources.insert(directory.to_owned());
+            }
+            if task.goroutine != 0 {
+                self.last_sources.insert((task.pid, task.goroutine), directory.to_owned());
+            }
         }
+    }
+
+    /// Module of each package whose sources were read; none for the standard library's, and for one that two modules
+    /// could have.
+    pub fn modules(&self, layout: &Layout) -> HashMap<String, Option<String>> {
+        let mut modules: HashMap<String, Option<String>> = HashMap::new();
+        for (import_path, module) in self.sources.iter().filter_map(|directory| layout.package(directory)) {
+            modules
+                .entry(import_path)
+                .and_modify(|known| {
+                    if *known != module {
+                        *known = None;
+                    }
+                })
+                .or_insert(module);
+        }
+        modules
     }
 
     /// The go command began or ended a decision.
@@ -181,6 +204,21 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// Import path of the package in a directory, and its module where that is known.
+    fn package(&self, directory: &str) -> Option<(String, Option<String>)> {
+        let import_path = self.import_path(directory)?;
+        if let Some(root) = &self.module_cache
+            && let Some((module, _)) = cache_path::tree_member(directory, root)
+        {
+            return Some((import_path, Some(module.path)));
+        }
+        let (root, module) = self.main.as_ref()?;
+        let of_main = directory.strip_prefix(root.as_str()).is_some_and(|below| !below.starts_with("/vendor/"));
+        Some((import_path, of_main.then(|| module.clone())))
+    }
+}
+
 fn join(module: &str, rest: &str) -> String {
     if rest.is_empty() { module.to_owned() } else { format!("{module}/{rest}") }
 }
@@ -203,5 +241,10 @@ mod tests {
         assert_eq!(name("/w").as_deref(), Some("example.com/app"));
         assert_eq!(name("/w/vendor/example.com/v").as_deref(), Some("example.com/v"));
         assert_eq!(name("/work/x"), None);
+        let module = |directory| layout.package(directory).and_then(|(_, module)| module);
+        assert_eq!(module("/mc/github.com/!a/b@v1.0.0/c").as_deref(), Some("github.com/A/b"));
+        assert_eq!(module("/w/x").as_deref(), Some("example.com/app"));
+        assert_eq!(module("/go/src/net/http"), None);
+        assert_eq!(module("/w/vendor/example.com/v"), None);
     }
 }

@@ -95,6 +95,7 @@ mod tests {
             in_tree: true,
             parent: 1,
             uid: 0,
+            process_start_ns: 0,
         };
         child.runs(&Program::Tool(name.to_owned()), &exec);
         child.end_ns = Some(times_ns.1);

@@ -1,6 +1,6 @@
 //! From the folded state to rows of the document: the figures that need the whole build.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -13,7 +13,7 @@ use super::{
     fold::{BuildId, BuildState, Model, subcommand},
     share::{self, Shares, Work},
     test_run,
-    tools::Child,
+    tools::{Child, Purpose},
     types::{
         Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, HitMiss, Host,
         ModuleCache, ModuleResult, Package, Phase, PhaseShare, Probe, ProbeState, Run, SCHEMA_VERSION, Stage,
@@ -124,6 +124,8 @@ impl BuildState {
             modules.iter().flat_map(|module| &module.fetches).chain(sumdb.iter().flat_map(|sumdb| &sumdb.fetches)),
         );
         let caches = self.caches(&modules, files, &share);
+        let mut actions = HashSet::new();
+        let modules_of = self.build_cache.modules(&self.layout);
         let tools = self
             .children
             .iter()
@@ -131,6 +133,10 @@ impl BuildState {
             .filter_map(|(index, child)| {
                 let mut row = child.row(self.start_ns, end_ns)?;
                 row.wall_share_ns = share(&Charge::Tool(index));
+                row.module = row.import_path.as_deref().and_then(|name| module_of(name, &modules_of));
+                // Children stand in the order of their start.
+                let first = actions.insert((child.phase(), child.import_path.as_deref()));
+                row.queue_ns = first.then(|| self.actions.queue_ns(child)).flatten();
                 Some(row)
             })
             .collect::<Vec<_>>();
@@ -181,7 +187,11 @@ impl BuildState {
             caches,
             tools,
             tests: test_run::rows(&self.arguments, &self.children, span, self.decided(), &share),
-            disk: model.sees_blocks().then(|| self.disk.rows(Some(self.io_wait_ns), &model.begin.devices)),
+            threads: model.sees("sched_switch").then(|| {
+                let tools_ns = |from_ns, to_ns| self.tools_ns(from_ns, to_ns);
+                self.threads.rows(self.start_ns, end_ns, tools_ns)
+            }),
+            disk: model.sees("block_rq_complete").then(|| self.disk.rows(Some(self.io_wait_ns), &model.begin.devices)),
             findings: Vec::new(),
         };
         for host in &mut build.hosts {
@@ -218,6 +228,16 @@ impl BuildState {
         }
         phases.sort_by_key(|share| (std::cmp::Reverse(share.wall_share_ns), share.phase));
         (shares, phases)
+    }
+
+    /// Time of tool processes between two instants.
+    fn tools_ns(&self, from_ns: u64, to_ns: u64) -> u64 {
+        let tools = self.children.iter().filter(|child| matches!(child.purpose, Purpose::Tool(_) | Purpose::Vcs(_)));
+        let within = |child: &Child| {
+            let end_ns = child.end_ns.unwrap_or(to_ns).min(to_ns);
+            end_ns.saturating_sub(child.start_ns.max(from_ns))
+        };
+        tools.map(within).sum()
     }
 
     /// Processor time by phase.
@@ -343,6 +363,13 @@ fn not_compiled(decisions: &[Decision], compiled: &BTreeMap<String, u64>) -> Vec
     results.into_iter().map(row).collect()
 }
 
+/// A test variant (`p [p.test]`) and an external test (`p_test [p.test]`) have the sources of `p`.
+fn module_of(import_path: &str, modules: &HashMap<String, Option<String>>) -> Option<String> {
+    let package = import_path.split_once(" [").map_or(import_path, |(package, _)| package);
+    let external = || modules.get(package.strip_suffix("_test")?);
+    modules.get(package).or_else(external)?.clone()
+}
+
 /// The go command asks for `p [p.test]` under the name `p`.
 fn is_variant_compiled(import_path: &str, compiled: &BTreeMap<String, u64>) -> bool {
     let variants = format!("{import_path} [");
@@ -350,10 +377,11 @@ fn is_variant_compiled(import_path: &str, compiled: &BTreeMap<String, u64>) -> b
 }
 
 impl Model {
-    /// Without the programs of the block layer nothing is known of the disk, not even that it was idle.
-    fn sees_blocks(&self) -> bool {
+    /// Whether a kernel program is there. Without those of the block layer nothing is known of the disk, not even that it was
+    /// idle.
+    fn sees(&self, program: &str) -> bool {
         self.begin.probes.iter().any(|(tier, state, reason)| {
-            let without = reason.as_deref().is_some_and(|reason| reason.contains("block_rq_complete"));
+            let without = reason.as_deref().is_some_and(|reason| reason.contains(program));
             *tier == Tier::Paths && *state != ProbeState::Off && !without
         })
     }

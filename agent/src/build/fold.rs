@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
+    actions::Actions,
     build_cache::{BuildCache, Layout},
     cache_path::{self, CachePath},
     disk::Disk,
     download::Download,
     network::Network,
     proxy::Proxies,
+    threads::{self, Threads},
     tools::{Child, Purpose},
     types::{Area, LostEvents, Section, Tier},
 };
 use crate::ring::event::{
-    Begin, Body, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation, ProcessFacts, Program, Status,
-    Task, Wait,
+    Begin, Body, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation, ProcessFacts, ProcessThreads,
+    Program, Status, Task, ThreadTimes, Wait,
 };
 
 /// Builds as far as the events tell.
@@ -51,6 +53,8 @@ pub(super) struct BuildState {
     pub(super) children: Vec<Child>,
     pub(super) disk: Disk,
     pub(super) io_wait_ns: u64,
+    pub(super) threads: Threads,
+    pub(super) actions: Actions,
     pub(super) lost: LostEvents,
     pub(super) incomplete: Vec<Section>,
     by_pid: HashMap<u32, usize>,
@@ -69,6 +73,7 @@ pub(super) struct BuildState {
 struct Process {
     place: Place,
     exec: Option<Exec>,
+    threads: ThreadTimes,
 }
 
 /// Where a process stands.
@@ -130,6 +135,7 @@ impl Model {
                 }
             }
             Body::Packages(packages) => self.packages(task, packages),
+            Body::Threads(processes) => self.threads(at_ns, processes),
             Body::File(_)
             | Body::Stderr(_)
             | Body::Lock(_)
@@ -162,7 +168,7 @@ impl Model {
             }
             below @ Place::Below { .. } => below,
         };
-        self.processes.insert(child, Process { place, exec: None });
+        self.processes.insert(child, Process { place, exec: None, threads: ThreadTimes::default() });
     }
 
     fn exec(&mut self, at_ns: u64, task: Task, exec: &Exec) {
@@ -197,6 +203,7 @@ impl Model {
                 if let Some(state) = self.builds.get_mut(&build) {
                     state.download.replaced(task.pid);
                     state.build_cache.replaced(task.pid);
+                    state.actions.replaced(task.pid);
                     state.runs(task.pid, facts);
                     state.learn(facts);
                 }
@@ -254,7 +261,7 @@ impl Model {
         let mut state = BuildState {
             pid,
             parent: enclosing.and_then(|build| self.builds.get(&build)).map(|state| state.id.clone()),
-            id: format!("{boot}-{pid}-{at_ns}"),
+            id: format!("{boot}-{pid}-{}", exec.process_start_ns),
             start_ns: at_ns,
             end: None,
             arguments: exec.arguments.clone(),
@@ -267,6 +274,8 @@ impl Model {
             children: Vec::new(),
             disk: Disk::default(),
             io_wait_ns: 0,
+            threads: Threads::default(),
+            actions: Actions::default(),
             lost: LostEvents::default(),
             incomplete: Vec::new(),
             by_pid: HashMap::new(),
@@ -288,13 +297,11 @@ impl Model {
             self.processes.remove(&task.pid);
             return;
         };
-        let counts = match place {
-            Place::Outside | Place::Idle(_) | Place::Below { user: true, .. } => false,
-            Place::Go(_) | Place::Below { user: false, .. } => true,
-            Place::Child(_, index) => state.children[index].is_build_work(),
-        };
-        if counts {
+        if state.counts(place) {
             state.io_wait_ns += exit.io_wait_ns;
+            if let Some(process) = self.processes.get_mut(&task.pid) {
+                state.threads.add(threads::since(exit.threads, &mut process.threads));
+            }
         }
         if state.pid == task.pid {
             state.end.get_or_insert_with(|| (at_ns, exit.clone()));
@@ -326,7 +333,24 @@ impl Model {
         if let Place::Child(build, index) = self.place(task.pid)
             && let Some(state) = self.builds.get_mut(&build)
         {
-            state.children[index].reads = Some(packages.files.iter().map(|(_, file)| file.clone()).collect());
+            let child = &mut state.children[index];
+            child.reads = Some(packages.files.iter().map(|(_, file)| file.clone()).collect());
+            child.imports = Some(packages.files.iter().map(|(import_path, _)| import_path.clone()).collect());
+        }
+    }
+
+    fn threads(&mut self, at_ns: u64, sample: &[ProcessThreads]) {
+        for ProcessThreads { pid, times } in sample {
+            let Some(process) = self.processes.get_mut(pid) else { continue };
+            let place = process.place;
+            let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else { continue };
+            let times = threads::since(*times, &mut process.threads);
+            if state.counts(place) {
+                state.threads.add(times);
+            }
+        }
+        for state in self.builds.values_mut().filter(|state| state.end.is_none()) {
+            state.threads.close(at_ns);
         }
     }
 
@@ -354,9 +378,12 @@ impl Model {
                 }
             }
             Body::Tcp(event) => state.network.tcp(at_ns, event),
-            Body::Call(event) if task.goroutine != 0 && state.sees_calls(task.pid) => {
-                state.download.call(at_ns, task, event, &state.network);
-                state.build_cache.call(task, event);
+            Body::Call(event) if task.goroutine != 0 => {
+                state.actions.call(at_ns, task, event);
+                if state.sees_calls(task.pid) {
+                    state.download.call(at_ns, task, event, &state.network);
+                    state.build_cache.call(task, event);
+                }
             }
             Body::Socket(event) => {
                 if let Some(connection) = state.network.socket(at_ns, task, event) {
@@ -403,6 +430,15 @@ impl Model {
 }
 
 impl BuildState {
+    /// A process is the go command's or one of its tools', not the user's.
+    fn counts(&self, place: Place) -> bool {
+        match place {
+            Place::Outside | Place::Idle(_) | Place::Below { user: true, .. } => false,
+            Place::Go(_) | Place::Below { user: false, .. } => true,
+            Place::Child(_, index) => self.children[index].is_build_work(),
+        }
+    }
+
     /// A go command of it runs.
     fn runs(&mut self, pid: u32, facts: &ProcessFacts) {
         if facts.tier < self.reach {
@@ -506,14 +542,15 @@ fn add_loss(events: &mut LostEvents, lost: &Lost) {
 
 /// Sections that a lost event of a kind could have been for.
 fn sections(kind: &str) -> &'static [Section] {
-    use Section::{Caches, Disk, Modules, Network, Tools};
+    use Section::{Caches, Disk, Modules, Network, Threads, Tools};
     match kind {
         "path" | "file" => &[Modules, Caches],
         "stderr" | "lock" => &[Modules],
         "connect" | "tcp" | "socket" => &[Modules, Network],
-        "fork" | "exec" | "exit" | "wait" => &[Caches, Tools],
+        "fork" | "exec" | "exit" | "wait" => &[Caches, Tools, Threads],
         "block" => &[Disk],
         "call" => &[Modules, Caches],
-        _ => &[Modules, Network, Caches, Tools, Disk],
+        "threads" => &[Threads],
+        _ => &[Modules, Network, Caches, Tools, Disk, Threads],
     }
 }

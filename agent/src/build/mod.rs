@@ -8,11 +8,13 @@ pub mod types;
 
 mod fold;
 
+mod actions;
 mod build_cache;
 mod disk;
 mod download;
 mod network;
 mod test_run;
+mod threads;
 mod tools;
 
 mod cache_path;

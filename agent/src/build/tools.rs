@@ -28,6 +28,10 @@ pub struct Child {
     pub file: Option<String>,
     /// Archives that it reads and that this run made; absent when that was not seen.
     pub reads: Option<Vec<String>>,
+    /// Packages that it imports; absent when that was not seen.
+    pub imports: Option<Vec<String>>,
+    /// Functions that it compiles at a time.
+    pub concurrency: Option<u32>,
     /// Attempt of `download` that it is, if a module waits for it.
     pub attempt: Option<usize>,
 }
@@ -66,6 +70,8 @@ impl Child {
             status: None,
             file: None,
             reads: None,
+            imports: None,
+            concurrency: None,
             attempt: None,
         }
     }
@@ -92,6 +98,10 @@ impl Child {
             Purpose::User => Some(test_binary(exec).unwrap_or(&exec.path).to_owned()),
             Purpose::Unknown | Purpose::Vcs(_) | Purpose::Probe | Purpose::Helper | Purpose::Build => None,
         };
+        if self.purpose == Purpose::Tool("compile".to_owned()) {
+            let given = exec.arguments.iter().find_map(|argument| argument.strip_prefix("-c="));
+            self.concurrency = given.and_then(|value| value.parse().ok());
+        }
         self.test = self.purpose == Purpose::User && test_binary(exec).is_some();
         if self.import_path.is_none() && matches!(self.purpose, Purpose::Tool(_)) {
             self.import_path = flag_value(&exec.arguments, "-p").map(str::to_owned);
@@ -129,6 +139,11 @@ impl Child {
         matches!(&self.purpose, Purpose::Tool(name) if name == "compile" || name == "link")
     }
 
+    /// Links a program.
+    pub fn links(&self) -> bool {
+        self.phase() == Some(Phase::Link)
+    }
+
     /// Compiles (or assembles, …) its package.
     pub fn compiles(&self) -> bool {
         self.phase() == Some(Phase::Compile) && self.import_path.is_some()
@@ -156,6 +171,8 @@ impl Child {
             system_ns: self.usage.as_ref().map(|usage| usage.system_ns),
             max_rss_bytes: self.usage.as_ref().map(|usage| usage.max_rss_bytes),
             exit_code,
+            queue_ns: None,
+            concurrency: self.concurrency,
         })
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::settings::AgentSettings;
+use super::{say, settings::AgentSettings};
 use crate::{
     build::{Build, BuildId, Scope},
     probe::ProgramState,
@@ -55,6 +55,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         root_cookie: 0,
         command: None,
         measure: true,
+        sample_every: settings.sample_every,
         likely_go_commands: go_commands(),
     };
     let mut session = Session::start(&options, None)?;
@@ -65,7 +66,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect();
     let (otlp, warnings) = OtlpSettings::from_env(&environment, Role::Agent);
     for warning in warnings {
-        eprintln!("gobuild-trace: {warning}");
+        say::line(format_args!("gobuild-trace: {warning}"));
     }
     let exporter = match otlp {
         Some(otlp) => Some(Exporter::start(otlp, &resource, Arc::clone(&telemetry))?),
@@ -75,7 +76,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("listen on {}", settings.listen))?;
     telemetry.set_readiness(Readiness::Ready);
     for address in server.addresses() {
-        eprintln!("gobuild-trace: metrics on http://{address}/metrics");
+        say::line(format_args!("gobuild-trace: metrics on http://{address}/metrics"));
     }
     let mut agent = Agent { telemetry, exporter, reports, running: BTreeMap::new(), tools: BTreeMap::new() };
     let mut figures_at = Instant::now();
@@ -161,7 +162,7 @@ impl Agent {
         document.builds.push(build);
         if let Err(error) = reports.write(&document, SystemTime::now()) {
             tracing::error!(%error, "a report could not be kept");
-            eprintln!("gobuild-trace: a report could not be kept: {error}");
+            say::line(format_args!("gobuild-trace: a report could not be kept: {error}"));
         }
     }
 

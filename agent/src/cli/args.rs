@@ -74,6 +74,9 @@ pub struct RunArguments {
     /// Say so when a fetch, lock or git command makes no progress for this long: 10s, 500ms, 2m.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub stall_after: String,
+    /// How often to sample what threads run or wait for: 500ms, 2s.
+    #[arg(long, value_name = "DURATION", default_value = "500ms")]
+    pub sample_every: String,
     /// Fail with 125 before COMMAND starts if probing is impossible, instead of running it untraced.
     #[arg(long)]
     pub strict: bool,
@@ -120,6 +123,9 @@ pub struct AgentArguments {
     /// Highest probe tier to use; auto is goroutine: no code in any process is touched.
     #[arg(long, value_enum, value_name = "TIER", default_value = "auto")]
     pub probes: ProbesArgument,
+    /// How often to sample what threads run or wait for: 500ms, 2s.
+    #[arg(long, value_name = "DURATION", default_value = "500ms")]
+    pub sample_every: String,
     /// Size of the kernel's event ring: 16M, 512K; rounded up to a power of two.
     #[arg(long, value_name = "BYTES", default_value = "16M")]
     pub ring_size: String,

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -67,6 +68,7 @@ pub fn probes() -> Vec<Probe> {
         root_cookie: 0,
         command: None,
         measure: false,
+        sample_every: Duration::MAX,
         likely_go_commands: Vec::new(),
     };
     match Session::start(&options, None) {

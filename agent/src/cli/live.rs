@@ -3,12 +3,12 @@
 //! It is drawn where the cursor stands and taken away before anything of ours is printed; what the command prints
 //! overwrites it.
 
-use std::{
-    io::Write as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use super::settings::{Progress, Talk};
+use super::{
+    say,
+    settings::{Progress, Talk},
+};
 use crate::{
     build::{Model, Waiting},
     units,
@@ -52,14 +52,14 @@ impl LiveLine {
             line.push_str(&oldest.subject);
         }
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WIDTH).collect();
-        let _ = write!(std::io::stderr().lock(), "\r{line}\x1b[K\r");
+        say::text(&format!("\r{line}\x1b[K\r"));
         self.drawn = true;
     }
 
     /// Takes it away.
     pub fn clear(&mut self) {
         if std::mem::take(&mut self.drawn) {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+            say::text("\r\x1b[K");
         }
     }
 }

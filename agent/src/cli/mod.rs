@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod report;
+pub mod say;
 pub mod settings;
 pub mod style;
 
@@ -63,7 +64,7 @@ pub fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("gobuild-trace: {error:#}");
+    say::line(format_args!("gobuild-trace: {error:#}"));
     ExitCode::from(EXIT_FAILED)
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use super::say;
 use super::settings::{JsonTarget, ReportSettings};
 use crate::build::Document;
 use crate::report::{dir, json, text};
@@ -41,7 +42,7 @@ fn read(bytes: &[u8]) -> anyhow::Result<Document> {
     let replayed = replay::document(bytes)?;
     if replayed.cut {
         // The reader of the text must know; the text itself is what the events say.
-        eprintln!("gobuild-trace: the recording ends in the middle; this is the build up to there");
+        say::line("gobuild-trace: the recording ends in the middle; this is the build up to there");
     }
     Ok(replayed.document)
 }

@@ -16,7 +16,7 @@ use super::{
     EXIT_FAILED,
     child::{Child, ChildStatus, CommandSpec, Identity, exit_as},
     live::LiveLine,
-    output,
+    output, say,
     settings::{RunSettings, Talk, WhenImpossible},
     signals, toolchains,
 };
@@ -80,6 +80,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
         root_cookie,
         command: Some(redact::arguments(&command)),
         measure: false,
+        sample_every: settings.sample_every,
         likely_go_commands: go_commands(&spec),
     };
     let mut session = match Session::start(&options, outputs.record.take()) {
@@ -96,7 +97,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
     let mut child = match Child::spawn(&spec, announce) {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("gobuild-trace: {error}");
+            say::line(format_args!("gobuild-trace: {error}"));
             return Ok(ExitCode::from(error.exit_code()));
         }
     };
@@ -145,7 +146,7 @@ fn follow(settings: &RunSettings, session: &mut Session, child: &mut Child) -> a
             let waiting = session.model().waiting();
             for (wait, age_ns) in stalls.due(&waiting, now_ns) {
                 live.clear();
-                eprintln!("{}", stall::line(wait, elapsed_ns, age_ns));
+                say::line(stall::line(wait, elapsed_ns, age_ns));
             }
             live.draw(session.model(), &waiting, elapsed_ns);
         }
@@ -155,7 +156,7 @@ fn follow(settings: &RunSettings, session: &mut Session, child: &mut Child) -> a
 fn write_reports(settings: &RunSettings, outputs: &mut Outputs, document: &Document) {
     let failed = |what: &str, result: std::io::Result<()>| {
         if let Err(error) = result {
-            eprintln!("gobuild-trace: {what}: {error}");
+            say::line(format_args!("gobuild-trace: {what}: {error}"));
         }
     };
     let rendered = text::render(document, &settings.text);
@@ -163,7 +164,7 @@ fn write_reports(settings: &RunSettings, outputs: &mut Outputs, document: &Docum
         Some(file) => failed("--output", file.write_all(rendered.as_bytes())),
         // What cannot be told on stderr cannot be told.
         None if settings.talk == Talk::Report => {
-            let _ = write!(std::io::stderr().lock(), "\n{rendered}");
+            say::text(&format!("\n{rendered}"));
         }
         None => {}
     }
@@ -189,7 +190,7 @@ fn exporter(settings: &RunSettings, spec: &CommandSpec, host: &str) -> Option<(E
     let (otlp, warnings) = OtlpSettings::from_env(&environment, Role::Wrapper);
     for warning in warnings {
         if settings.talk == Talk::Report {
-            eprintln!("gobuild-trace: {warning}");
+            say::line(format_args!("gobuild-trace: {warning}"));
         }
     }
     let telemetry = Arc::new(Telemetry::new());
@@ -201,7 +202,7 @@ fn exporter(settings: &RunSettings, spec: &CommandSpec, host: &str) -> Option<(E
             Some((exporter, telemetry))
         }
         Err(error) => {
-            eprintln!("gobuild-trace: no export: {error}");
+            say::line(format_args!("gobuild-trace: no export: {error}"));
             None
         }
     }
@@ -214,18 +215,18 @@ fn exporter(settings: &RunSettings, spec: &CommandSpec, host: &str) -> Option<(E
 pub fn run_untraced(settings: &RunSettings, spec: &CommandSpec, reason: &str) -> anyhow::Result<ExitCode> {
     match settings.impossible {
         WhenImpossible::Fail => {
-            eprintln!("gobuild-trace: cannot trace: {reason}");
+            say::line(format_args!("gobuild-trace: cannot trace: {reason}"));
             return Ok(ExitCode::from(EXIT_FAILED));
         }
         // `-q` prints errors; this is one, for no report will come.
         WhenImpossible::RunUntraced => match settings.talk {
-            Talk::Report | Talk::Errors => eprintln!("gobuild-trace: not tracing this build: {reason}"),
+            Talk::Report | Talk::Errors => say::line(format_args!("gobuild-trace: not tracing this build: {reason}")),
         },
     }
     let mut child = match Child::spawn(spec, || {}) {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("gobuild-trace: {error}");
+            say::line(format_args!("gobuild-trace: {error}"));
             return Ok(ExitCode::from(error.exit_code()));
         }
     };

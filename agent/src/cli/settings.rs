@@ -48,6 +48,8 @@ pub struct RunSettings {
     pub record: Option<PathBuf>,
     /// After how long without progress a wait is named.
     pub stall_after: Duration,
+    /// Time between two samples of what threads do.
+    pub sample_every: Duration,
     /// What happens when probing is impossible.
     pub impossible: WhenImpossible,
     /// Bytes of the ring, a power of two.
@@ -92,6 +94,8 @@ pub struct AgentSettings {
     pub reports: Option<ReportStore>,
     /// Highest tier to use.
     pub tier: Tier,
+    /// Time between two samples of what threads do.
+    pub sample_every: Duration,
     /// Bytes of the ring, a power of two.
     pub ring_bytes: u32,
 }
@@ -160,6 +164,9 @@ pub enum SettingsError {
     /// A ring that the kernel cannot make.
     #[error("--ring-size {0}: the kernel takes 4096 bytes to 1 GiB")]
     RingSize(String),
+    /// Samples that would cost more than they tell.
+    #[error("--sample-every {0}: give at least 10ms")]
+    SampleEvery(String),
     /// Not a number of rows.
     #[error("--rows {0}: not a number; write a number from 1, or all")]
     Rows(String),
@@ -236,6 +243,7 @@ fn run(arguments: RunArguments, surroundings: &Surroundings) -> Result<RunSettin
         json,
         record,
         stall_after,
+        sample_every,
         strict,
         ring_size,
         progress,
@@ -253,6 +261,7 @@ fn run(arguments: RunArguments, surroundings: &Surroundings) -> Result<RunSettin
         json,
         record,
         stall_after: duration("--stall-after", &stall_after)?,
+        sample_every: sampling(&sample_every)?,
         impossible: if strict { WhenImpossible::Fail } else { WhenImpossible::RunUntraced },
         ring_bytes: ring_bytes(&ring_size)?,
         progress: match (progress, talk) {
@@ -267,7 +276,8 @@ fn run(arguments: RunArguments, surroundings: &Surroundings) -> Result<RunSettin
 }
 
 fn agent(arguments: AgentArguments) -> Result<AgentSettings, SettingsError> {
-    let AgentArguments { listen, reports, reports_max_bytes, reports_max_age, probes, ring_size } = arguments;
+    let AgentArguments { listen, reports, reports_max_bytes, reports_max_age, probes, sample_every, ring_size } =
+        arguments;
     let max_bytes = size("--reports-max-bytes", &reports_max_bytes)?;
     let max_age = duration("--reports-max-age", &reports_max_age)?;
     // A service that sees every build of the host puts nothing into their code unless it is told to.
@@ -281,6 +291,7 @@ fn agent(arguments: AgentArguments) -> Result<AgentSettings, SettingsError> {
         listen,
         reports: reports.map(|directory| ReportStore { directory, max_bytes, max_age }),
         tier,
+        sample_every: sampling(&sample_every)?,
         ring_bytes: ring_bytes(&ring_size)?,
     })
 }
@@ -336,6 +347,11 @@ fn duration(option: &'static str, text: &str) -> Result<Duration, SettingsError>
     let span: Span = text.parse().map_err(|_| error())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| error())?;
     Duration::try_from(duration).map_err(|_| error())
+}
+
+fn sampling(text: &str) -> Result<Duration, SettingsError> {
+    let interval = duration("--sample-every", text)?;
+    if interval < Duration::from_millis(10) { Err(SettingsError::SampleEvery(text.to_owned())) } else { Ok(interval) }
 }
 
 /// `4096`, `512K`, `16M`, `1G`, `16MiB`; all binary.
@@ -446,6 +462,7 @@ mod tests {
         assert_eq!(settings.talk, Talk::Errors);
         assert_eq!(settings.text, TextOptions { rows: Rows::All, color: true, builds: BuildsShown::All });
         assert_eq!(settings.stall_after, Duration::from_secs(90));
+        assert_eq!(settings.sample_every, Duration::from_millis(500));
         assert_eq!(settings.impossible, WhenImpossible::Fail);
         assert_eq!(settings.ring_bytes, 8192);
         let settings = run_settings(&["true"]);

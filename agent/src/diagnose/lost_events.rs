@@ -22,6 +22,7 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
             Section::Caches => "caches",
             Section::Tools => "tools",
             Section::Disk => "disk",
+            Section::Threads => "threads",
         })
         .collect();
     let affected = if sections.is_empty() { "any section".to_owned() } else { sections.join(", ") };

@@ -11,13 +11,16 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Program, ProgramError, UProbe},
 };
-use gobuild_trace_common::{DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings};
+use gobuild_trace_common::{
+    DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings, ThreadTimes,
+};
 use thiserror::Error;
 
 use super::{
     btf::Btf,
     events::EventRing,
     functions::{self, Functions, FunctionsError, Loaded, Place},
+    threads::Threads,
     uprobe_multi,
     wire::Wire,
 };
@@ -124,6 +127,8 @@ pub enum Tier {
     Sockets,
     /// Block I/O.
     Disk,
+    /// What threads do and wait for.
+    Scheduler,
 }
 
 /// Whether a program runs.
@@ -172,7 +177,9 @@ const PROGRAMS: &[(&str, Tier)] = &[
     ("block_split", Tier::Disk),
     ("block_rq_issue", Tier::Disk),
     ("block_rq_complete", Tier::Disk),
-    ("sched_switch", Tier::Disk),
+    ("sched_switch", Tier::Scheduler),
+    ("sched_wakeup", Tier::Scheduler),
+    ("sched_wakeup_new", Tier::Scheduler),
 ];
 
 /// The loaded programs and their maps. Dropping it detaches everything.
@@ -184,6 +191,7 @@ pub struct Probes {
     lost: HashMap<MapData, Wire<LostKey>, u64>,
     ring: Option<EventRing>,
     functions: Functions,
+    threads: Threads,
     lost_seen: u64,
     lost_cache: Vec<(LostKey, u64)>,
     _statistics: Option<std::os::fd::OwnedFd>,
@@ -212,7 +220,8 @@ impl Probes {
             .override_global("OFFSETS", &offsets, true)
             .override_global("SETTINGS", &settings, true)
             .map_max_entries("EVENTS", config.ring_bytes)
-            .map_max_entries("PROCS", config.max_processes);
+            .map_max_entries("PROCS", config.max_processes)
+            .map_max_entries("THREAD_TIMES", config.max_processes);
         let mut ebpf = loader.load(OBJECT).map_err(|error| match unix_error(&error) {
             Some(libc::EPERM | libc::EACCES) => refused(),
             _ => ProbeError::Load(error),
@@ -250,6 +259,11 @@ impl Probes {
             dropped: take(&mut ebpf, "DROPPED")?,
             lost: take(&mut ebpf, "LOST")?,
             ring: Some(EventRing::new(ring)),
+            threads: Threads::new(
+                take(&mut ebpf, "THREAD_TIMES")?,
+                take(&mut ebpf, "ON_CPU")?,
+                take(&mut ebpf, "OFF_CPU")?,
+            ),
             functions: Functions::new(take::<Array<MapData, Wire<_>>>(&mut ebpf, "SITES")?, loaded),
             ebpf,
             statuses,
@@ -305,6 +319,11 @@ impl Probes {
             self.lost_cache = self.lost.iter().filter_map(Result::ok).map(|(Wire(key), count)| (key, count)).collect();
         }
         &self.lost_cache
+    }
+
+    /// What the threads of each tracked process did since it is tracked, what is under way included.
+    pub fn thread_times(&self, now_ns: u64) -> BTreeMap<u32, ThreadTimes> {
+        self.threads.sample(now_ns)
     }
 
     /// Number of events that did not reach the ring.

@@ -12,7 +12,7 @@ use super::{
     call, content,
     event::{
         Block, Body, Connect, Event, Exec, Exit, FileEvent, FileOperation, Inode, LockEvent, PathEvent, PathOperation,
-        SocketEvent, SocketId, Status, Task, Tcp, TcpChange, Wait,
+        SocketEvent, SocketId, Status, Task, Tcp, TcpChange, ThreadTimes, Wait,
     },
 };
 use crate::host::redact;
@@ -82,6 +82,13 @@ impl From<wire::FileKey> for Executable {
     }
 }
 
+impl From<wire::ThreadTimes> for ThreadTimes {
+    fn from(times: wire::ThreadTimes) -> Self {
+        let wire::ThreadTimes { running_ns, runnable_ns, blocked_ns } = times;
+        Self { running_ns, runnable_ns, blocked_ns }
+    }
+}
+
 /// Decodes one record.
 pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let (header, _) = wire::Header::read_from_prefix(bytes).map_err(|_| DecodeError::NoHeader(bytes.len()))?;
@@ -107,6 +114,7 @@ pub fn record(bytes: &[u8]) -> Result<Decoded, DecodeError> {
                 system_ns: exit.system_ns,
                 max_rss_bytes: exit.max_rss_bytes,
                 io_wait_ns: exit.io_wait_ns,
+                threads: exit.threads.into(),
             })
         }
         kind if kind == wire::Kind::Wait as u16 => {
@@ -229,6 +237,7 @@ fn exec_event(exec: &wire::Exec, rest: &[u8]) -> Exec {
         in_tree: exec.in_tree != 0,
         parent: exec.parent,
         uid: exec.uid,
+        process_start_ns: exec.start_ns,
     }
 }
 

@@ -81,6 +81,8 @@ pub enum Body {
     End(End),
     /// A function of the go command was entered or returned.
     Call(CallEvent),
+    /// What the threads of processes did, those that changed since the sample before it.
+    Threads(Vec<ProcessThreads>),
 }
 
 /// What holds for the whole stream.
@@ -123,6 +125,8 @@ pub struct Exec {
     pub parent: u32,
     /// Effective user.
     pub uid: u32,
+    /// When the process was started, the same for every observer; exec leaves it as it is.
+    pub process_start_ns: u64,
 }
 
 /// What an executable is to a build.
@@ -196,6 +200,28 @@ pub struct Exit {
     pub max_rss_bytes: u64,
     /// Its threads' waits for block I/O.
     pub io_wait_ns: u64,
+    /// What its threads did while it was followed.
+    pub threads: ThreadTimes,
+}
+
+/// Sums over the threads of a process since it is followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadTimes {
+    /// On a processor.
+    pub running_ns: u64,
+    /// Waiting for a processor.
+    pub runnable_ns: u64,
+    /// In uninterruptible sleep.
+    pub blocked_ns: u64,
+}
+
+/// A process in a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessThreads {
+    /// Which.
+    pub pid: u32,
+    /// Until the sample.
+    pub times: ThreadTimes,
 }
 
 /// How a process ended.

@@ -31,6 +31,8 @@ pub enum Attribute {
     CacheBackend,
     /// Tool that the go command runs.
     Tool,
+    /// What a thread does.
+    ThreadState,
     /// Direction of disk I/O.
     DiskIoDirection,
     /// Block device.
@@ -69,7 +71,7 @@ pub const MAX_VALUE_BYTES: usize = 256;
 
 impl Attribute {
     /// All attributes.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Command,
         Self::Result,
         Self::Phase,
@@ -84,6 +86,7 @@ impl Attribute {
         Self::CacheResult,
         Self::CacheBackend,
         Self::Tool,
+        Self::ThreadState,
         Self::DiskIoDirection,
         Self::Device,
         Self::ErrorType,
@@ -111,6 +114,7 @@ impl Attribute {
             Self::CacheResult => "gobuild.cache.result",
             Self::CacheBackend => "gobuild.cache.backend",
             Self::Tool => "gobuild.tool",
+            Self::ThreadState => "gobuild.thread.state",
             Self::DiskIoDirection => "disk.io.direction",
             Self::Device => "system.device",
             Self::ErrorType => "error.type",
@@ -151,6 +155,7 @@ impl Attribute {
             Self::CacheKind => Values::Closed(&["build", "actions", "module_files", "test"]),
             Self::CacheResult => Values::Closed(&["hit", "miss", "bypass"]),
             Self::CacheBackend => Values::Closed(&["local", "cacheprog"]),
+            Self::ThreadState => Values::Closed(&["running", "runnable", "blocked"]),
             Self::DiskIoDirection => Values::Closed(&["read", "write"]),
             Self::ErrorType => Values::Closed(ERROR_TYPES),
             Self::Signal => Values::Closed(&["traces", "metrics"]),

@@ -7,7 +7,7 @@ pub use super::attribute::{Attribute, COMMANDS, ERROR_TYPES, MAX_VALUE_BYTES, OT
 use crate::build::types::DISK_LATENCY_BOUNDS_NS;
 
 /// All metrics, in the order in which they are exposed.
-pub static CATALOGUE: [&Metric; 27] = [
+pub static CATALOGUE: [&Metric; 28] = [
     &BUILD_DURATION,
     &BUILD_ACTIVE,
     &PHASE_TIME,
@@ -21,6 +21,7 @@ pub static CATALOGUE: [&Metric; 27] = [
     &CACHE_REQUESTS,
     &TOOL_DURATION,
     &TOOL_ACTIVE,
+    &THREAD_TIME,
     &DISK_OPERATION_DURATION,
     &DISK_OPERATIONS,
     &DISK_IO,
@@ -311,6 +312,17 @@ pub static DISK_IO: Metric = Metric {
     attributes: &[Attribute::DiskIoDirection, Attribute::Device],
     bounds: &[],
     help: "Bytes of block requests charged to builds",
+    max_series: MAX_SERIES,
+};
+
+/// What threads of builds did.
+pub static THREAD_TIME: Metric = Metric {
+    name: "gobuild.thread.time",
+    unit: Unit::Seconds,
+    instrument: Instrument::Counter,
+    attributes: &[Attribute::ThreadState],
+    bounds: &[],
+    help: "Time that threads of go commands and their tools ran, waited for a processor or slept uninterruptibly",
     max_series: MAX_SERIES,
 };
 

@@ -286,7 +286,7 @@ fn modules() -> Vec<Panel> {
 }
 
 fn caches_and_tools() -> Vec<Panel> {
-    use Attribute::{CacheKind, CacheResult, ErrorType, Tool};
+    use Attribute::{CacheKind, CacheResult, ErrorType, ThreadState, Tool};
     let hit = format!("{}=\"hit\"", CacheResult.label());
     let ratio =
         |metric: &Metric, by: &[Attribute]| format!("{} / {}", rate(metric, "", &hit, by), rate(metric, "", "", by));
@@ -328,6 +328,13 @@ fn caches_and_tools() -> Vec<Panel> {
             unit: "s",
             view: View::Lines,
             targets: quantiles(&catalogue::TOOL_DURATION, "", &[Tool]),
+        },
+        Panel {
+            title: "Threads",
+            description: "Threads of go commands and their tools: how many run, wait for a processor, or sleep in the kernel where no signal reaches them. More that wait than run: more processors would help.",
+            unit: "short",
+            view: View::Stacked,
+            targets: vec![(rate(&catalogue::THREAD_TIME, "", "", &[ThreadState]), legend(&[ThreadState]))],
         },
         Panel {
             title: "Failed tools",

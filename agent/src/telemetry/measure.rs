@@ -65,6 +65,7 @@ pub fn of_build(build: &Build, mut emit: impl FnMut(&'static Metric, Labels, Mea
             Measurement::Record(tool.duration_ns),
         );
     }
+    of_threads(build, &mut emit);
     of_disk(build, &mut emit);
 }
 
@@ -226,6 +227,14 @@ fn of_caches(build: &Build, emit: &mut impl FnMut(&'static Metric, Labels, Measu
     if let Some(cache) = &caches.module {
         count(&catalogue::MODULE_CACHE_REQUESTS, Labels::new(), CacheResult::Hit, cache.hits);
         count(&catalogue::MODULE_CACHE_REQUESTS, Labels::new(), CacheResult::Miss, cache.misses);
+    }
+}
+
+fn of_threads(build: &Build, emit: &mut impl FnMut(&'static Metric, Labels, Measurement<'_>)) {
+    let Some(threads) = &build.threads else { return };
+    let states = [("running", threads.running_ns), ("runnable", threads.runnable_ns), ("blocked", threads.blocked_ns)];
+    for (state, ns) in states {
+        emit(&catalogue::THREAD_TIME, Labels::new().with(Attribute::ThreadState, state), Measurement::Add(ns));
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     probe::{self, EventRing, ProbeError, Probes, ProgramState},
     ring::{
         Event, decode,
-        event::{Begin, Body, End, Lost, Status, Task},
+        event::{Begin, Body, End, Lost, ProcessThreads, Status, Task, ThreadTimes},
         recording::Recorder,
     },
 };
@@ -38,6 +38,8 @@ pub struct Options {
     pub command: Option<Vec<String>>,
     /// Measure the programs' run time.
     pub measure: bool,
+    /// Time between two samples of what threads do.
+    pub sample_every: Duration,
     /// Go commands that are likely to run.
     pub likely_go_commands: Vec<PathBuf>,
 }
@@ -56,6 +58,10 @@ pub struct Session {
     events: u64,
     begin_ns: u64,
     last_tick_ns: u64,
+    sample_every_ns: u64,
+    last_sample_ns: u64,
+    /// What the threads of each process had done at the last sample.
+    threads: BTreeMap<u32, ThreadTimes>,
 }
 
 /// Between two clock ticks in the stream.
@@ -107,6 +113,9 @@ impl Session {
             events: 0,
             begin_ns,
             last_tick_ns: begin_ns,
+            sample_every_ns: u64::try_from(options.sample_every.as_nanos()).unwrap_or(u64::MAX),
+            last_sample_ns: begin_ns,
+            threads: BTreeMap::new(),
         };
         session.recorder = recording.and_then(|file| Recorder::new(file).ok());
         session.push(Event { at_ns: begin_ns, task: Task::default(), body: Body::Begin(begin) });
@@ -157,9 +166,26 @@ impl Session {
         self.model.apply(&event);
     }
 
+    /// What the threads of the processes did that did anything.
+    fn sample(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.last_sample_ns) < self.sample_every_ns {
+            return;
+        }
+        self.last_sample_ns = now_ns;
+        let threads: BTreeMap<u32, ThreadTimes> =
+            self.probes.thread_times(now_ns).into_iter().map(|(pid, times)| (pid, times.into())).collect();
+        let moved = threads.iter().filter(|(pid, times)| self.threads.get(pid) != Some(times));
+        let moved: Vec<_> = moved.map(|(&pid, &times)| ProcessThreads { pid, times }).collect();
+        self.threads = threads;
+        if !moved.is_empty() {
+            self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::Threads(moved) });
+        }
+    }
+
     /// Losses and the time, ten times a second.
     fn tick(&mut self) {
         let now_ns = machine::monotonic_ns();
+        self.sample(now_ns);
         if now_ns.saturating_sub(self.last_tick_ns) < TICK.as_nanos() as u64 {
             return;
         }
@@ -300,6 +326,7 @@ fn kind_name(kind: u16) -> &'static str {
         {
             "call"
         }
+        kind if kind == Kind::ThreadTimes as u16 => "threads",
         _ => "",
     }
 }

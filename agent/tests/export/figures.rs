@@ -136,6 +136,11 @@ pub fn of_builds(builds: &[Value]) -> Vec<Figure> {
                 figures.add(&catalogue::TOOL_DURATION, &matching, number(&tool["duration_ns"]));
             }
         }
+        for state in ["running", "runnable", "blocked"] {
+            if let Some(ns) = build["threads"][format!("{state}_ns")].as_u64() {
+                figures.add(&catalogue::THREAD_TIME, &[(A::ThreadState, state.to_owned())], ns);
+            }
+        }
         disk(build, &mut figures);
     }
     let figure = |((_, part, matching), (metric, raw)): (_, (&'static Metric, u64))| {

@@ -218,6 +218,9 @@ pub struct Build {
     /// Test binaries, costliest first: those that ran, and those whose result was cached where that can be known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<TestRun>,
+    /// What its threads did; absent where the scheduler is not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<Threads>,
     /// Block I/O.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
@@ -253,6 +256,8 @@ pub enum Section {
     Tools,
     /// `disk`.
     Disk,
+    /// `threads`.
+    Threads,
 }
 
 /// Headline figures of a build.

@@ -128,6 +128,12 @@ pub struct ToolRun {
     /// Exit status; absent when a signal ended it or it was still running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// Of the first tool of an action: all that the action waits for was done → the action began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_ns: Option<u64>,
+    /// Compiler: functions that it compiles at a time (`-c`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
 }
 
 /// The tests of one package.
@@ -160,4 +166,35 @@ pub struct TestRun {
     /// Exit status; absent when a signal ended it, it was still running or nothing ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+}
+
+/// What the threads of the go command and its tools did, without the user's programs. Times of threads: two that run for
+/// a second each are two seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Threads {
+    /// On a processor.
+    pub running_ns: u64,
+    /// Waiting for a processor.
+    pub runnable_ns: u64,
+    /// In uninterruptible sleep: disk, page faults, the parent of a `vfork`.
+    pub blocked_ns: u64,
+    /// In order; together they are the build.
+    pub samples: Vec<ThreadSample>,
+}
+
+/// A part of a build's time. A sum divided by `duration_ns` is a mean number of threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadSample {
+    /// From the build's start.
+    pub start_ns: u64,
+    /// Until the next.
+    pub duration_ns: u64,
+    /// On a processor.
+    pub running_ns: u64,
+    /// Waiting for a processor.
+    pub runnable_ns: u64,
+    /// In uninterruptible sleep.
+    pub blocked_ns: u64,
+    /// Time of tool processes, whatever their threads did.
+    pub tools_ns: u64,
 }

@@ -35,6 +35,7 @@ pub fn print(page: &mut Page, build: &Build, options: &TextOptions) {
     }
     page.blank();
     phases(page, build);
+    waits(page, build);
     page.blank();
     download::print(page, build, options);
     compile::print(page, build, options);
@@ -82,6 +83,19 @@ fn phases(page: &mut Page, build: &Build) {
         }
         page.push(line.with(PLAIN, "  ").with(BAR, bar(row.wall_share_ns, build.duration_ns)));
     }
+}
+
+/// What the threads of the go command and its tools waited for, where that is a tenth of the build or more.
+fn waits(page: &mut Page, build: &Build) {
+    let Some(threads) = &build.threads else { return };
+    let doubt = Doubt::of(build).threads;
+    let notable = |ns: u64| ns.saturating_mul(10) >= build.duration_ns && ns > 0;
+    let waits: Vec<String> = [(threads.runnable_ns, "for a core"), (threads.blocked_ns, "in the kernel")]
+        .into_iter()
+        .filter(|(ns, _)| notable(*ns))
+        .map(|(ns, what)| format!("{} {what}", marked(doubt, units::duration(ns))))
+        .collect();
+    page.wrapped_if_any(Line::default().with(FAINT, "  threads waited "), &waits.join(", "));
 }
 
 fn bar(part: u64, whole: u64) -> String {

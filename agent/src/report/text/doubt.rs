@@ -13,13 +13,14 @@ pub struct Doubt {
     pub caches: bool,
     pub tools: bool,
     pub disk: bool,
+    pub threads: bool,
 }
 
 impl Doubt {
     pub fn of(build: &Build) -> Self {
         // Losses that nobody could place may have hit anything.
         let all = !build.complete && build.incomplete.is_empty();
-        let mut doubt = Self { modules: all, network: all, caches: all, tools: all, disk: all };
+        let mut doubt = Self { modules: all, network: all, caches: all, tools: all, disk: all, threads: all };
         for section in &build.incomplete {
             match section {
                 Section::Modules => doubt.modules = true,
@@ -27,14 +28,15 @@ impl Doubt {
                 Section::Caches => doubt.caches = true,
                 Section::Tools => doubt.tools = true,
                 Section::Disk => doubt.disk = true,
+                Section::Threads => doubt.threads = true,
             }
         }
         doubt
     }
 
     pub fn any(self) -> bool {
-        let Self { modules, network, caches, tools, disk } = self;
-        modules || network || caches || tools || disk
+        let Self { modules, network, caches, tools, disk, threads } = self;
+        modules || network || caches || tools || disk || threads
     }
 
     /// Wall time is split among all that was open: one missing fetch or tool shifts every share.
