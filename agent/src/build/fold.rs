@@ -334,7 +334,8 @@ impl Model {
             && let Some(state) = self.builds.get_mut(&build)
         {
             let child = &mut state.children[index];
-            child.reads = Some(packages.files.iter().map(|(_, file)| file.clone()).collect());
+            let made = packages.files.iter().map(|(_, file)| file).filter(|file| !file.is_empty());
+            child.reads = Some(made.cloned().collect());
             child.imports = Some(packages.files.iter().map(|(import_path, _)| import_path.clone()).collect());
         }
     }

@@ -506,7 +506,7 @@ pub struct Block {
 /// Where a compile or link finds the packages it imports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageFiles {
-    /// Import path → file.
+    /// Import path → file; empty for one that was there before the build.
     pub files: Vec<(String, String)>,
 }
 

@@ -1,7 +1,7 @@
 //! Looks at what was just executed: what the file is, once for each file, and for a go command how it is set up.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
@@ -28,13 +28,15 @@ pub struct Inspector {
     goroutines: bool,
     known: HashMap<Executable, Recognised>,
     instruments: Instruments,
+    /// Go commands that are being unpacked.
+    unpacking: HashSet<PathBuf>,
 }
 
 impl Inspector {
     /// `allowed`: the highest tier that may be used.
     pub fn new(allowed: Tier) -> Self {
         let goroutines = allowed >= Tier::Goroutine;
-        Self { goroutines, known: HashMap::new(), instruments: Instruments::new(allowed) }
+        Self { goroutines, known: HashMap::new(), instruments: Instruments::new(allowed), unpacking: HashSet::new() }
     }
 
     /// Tells the kernel of the go commands that a build is likely to run, so that their first instructions are seen
@@ -52,29 +54,36 @@ impl Inspector {
         }
     }
 
-    /// The packages that a compilation or link was given and that were built in this run: what it had to wait for.
+    /// The packages that a compilation or link was given: what it had to wait for. Files matter of those built in this run.
     pub fn imports(&self, event: &Event) -> Option<Event> {
         let Body::Exec(exec) = &event.body else { return None };
         exec.import_path.as_ref()?;
         let at = exec.arguments.iter().position(|word| word == "-importcfg")?;
         let file = Path::new(exec.arguments.get(at + 1)?);
         let config = Process::open(event.task.pid).and_then(|process| process.import_config(file)).known()?;
-        let built = config.packages.into_iter().filter(|package| package.file.contains("/go-build"));
-        let files = built.map(|package| (package.import_path, package.file)).collect();
+        let built = |file: String| if file.contains("/go-build") { file } else { String::new() };
+        let files = config.packages.into_iter().map(|package| (package.import_path, built(package.file))).collect();
         Some(Event { at_ns: event.at_ns, task: event.task, body: Body::Packages(PackageFiles { files }) })
     }
 
-    /// A toolchain was unpacked: the go command is about to become it, by exec.
+    /// A file of a toolchain was unpacked: the go command is about to become that toolchain's, by exec. Its executable is
+    /// whole when the next file of the zip is made.
     pub fn unpacked(&mut self, event: &Event, probes: &mut Probes) {
         let Body::Path(path) = &event.body else { return };
-        if path.operation != PathOperation::Unlink || path.result < 0 {
+        let PathOperation::OpenWrite { .. } = path.operation else { return };
+        let Some((cache, below)) = path.path.split_once("/golang.org/toolchain@") else { return };
+        let Some((version, file)) = below.split_once('/') else { return };
+        if path.result < 0 || cache.ends_with("/cache/download") {
             return;
         }
-        let Some((cache, version)) = path.path.split_once("/cache/download/golang.org/toolchain/@v/") else { return };
-        let Some(version) = version.strip_suffix(".partial").filter(|version| !version.contains('/')) else { return };
         // As the process sees it: it may be in a container.
-        let go = format!("/proc/{}/root{cache}/golang.org/toolchain@{version}/bin/go", event.task.pid);
-        self.prepare(&[PathBuf::from(go)], probes);
+        let pid = event.task.pid;
+        let go = PathBuf::from(format!("/proc/{pid}/root{cache}/golang.org/toolchain@{version}/bin/go"));
+        if file == "bin/go" {
+            self.unpacking.insert(go);
+        } else if self.unpacking.remove(&go) {
+            self.prepare(&[go], probes);
+        }
     }
 
     /// The facts of an exec, as the event that follows it.

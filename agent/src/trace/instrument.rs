@@ -1,6 +1,6 @@
 //! Watches the functions of go commands, as far as each one's version is known and the run allows.
 
-use std::{collections::HashMap, fs::File};
+use std::{collections::HashMap, fs::File, time::SystemTime};
 
 use crate::{
     build::Tier,
@@ -25,26 +25,48 @@ pub struct Reach {
 #[derive(Debug)]
 pub struct Instruments {
     allowed: Tier,
-    reached: HashMap<Executable, Reach>,
+    reached: HashMap<Content, Reach>,
+    contents: HashMap<Executable, Content>,
+}
+
+/// A file and when it was written last. Its `ctime` moves when it is made executable, its content does not: one that is
+/// watched must not be watched again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Content {
+    device: u32,
+    inode: u64,
+    generation: u32,
+    size: u64,
+    written: Option<SystemTime>,
+}
+
+impl Content {
+    fn of(executable: Executable, file: &File) -> Self {
+        let Executable { device, generation, inode, size, ctime_s: _ } = executable;
+        let written = file.metadata().and_then(|metadata| metadata.modified()).ok();
+        Self { device, inode, generation, size, written }
+    }
 }
 
 impl Instruments {
     /// Nothing is watched yet; `allowed` is the highest tier that the run allows.
     pub fn new(allowed: Tier) -> Self {
-        Self { allowed, reached: HashMap::new() }
+        Self { allowed, reached: HashMap::new(), contents: HashMap::new() }
     }
 
     /// Watches a go command, once.
     pub fn watch(&mut self, executable: Executable, file: &File, go: &GoExecutable, probes: &mut Probes) {
-        if !self.reached.contains_key(&executable) {
+        let content = Content::of(executable, file);
+        self.contents.insert(executable, content);
+        if !self.reached.contains_key(&content) {
             let (tier, reason) = reach(self.allowed, file, go, probes);
-            self.reached.insert(executable, Reach { tier, reason, since_ns: machine::monotonic_ns() });
+            self.reached.insert(content, Reach { tier, reason, since_ns: machine::monotonic_ns() });
         }
     }
 
     /// How far a process is seen that executed a go command at `exec_ns`: from its first instruction on, or not.
     pub fn reach(&self, executable: Executable, exec_ns: u64) -> (Tier, Option<String>) {
-        let Some(reach) = self.reached.get(&executable) else {
+        let Some(reach) = self.contents.get(&executable).and_then(|content| self.reached.get(content)) else {
             return (Tier::Paths, Some("the go command ended before it could be read".to_owned()));
         };
         if reach.tier > Tier::Goroutine && reach.since_ns > exec_ns {

@@ -50,11 +50,18 @@ fn samples_add_up_to_the_processor_time_and_to_the_tools() {
         let own = compile.import_path.as_deref().is_some_and(|path| path.starts_with("main.test/program"));
         assert_eq!(compile.module.as_deref(), own.then_some("main.test/program"), "{compile:?}");
     }
-    assert_queues_are_the_action_graphs(build, &graph);
+    assert_queues_are_the_action_graphs(build, &graph, 20);
+
+    // What is in the cache is waited for, too.
+    fs::write(go.work_dir().join("below/below.go"), "package below\n\nconst Answer = 43\n").unwrap();
+    let mut wrapper = Wrapper::new(&go, &[], command);
+    wrapper.command().env("GOCACHE", go.root().join("empty"));
+    let ran = wrapper.run().succeeded();
+    assert_queues_are_the_action_graphs(ran.build(), &graph, 3);
 }
 
 /// The go command notes when an action was ready and when it began.
-fn assert_queues_are_the_action_graphs(build: &Build, file: &Path) {
+fn assert_queues_are_the_action_graphs(build: &Build, file: &Path, at_least: usize) {
     let mut graph: BTreeMap<(&str, String), i64> = BTreeMap::new();
     let actions: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     for action in &actions {
@@ -80,7 +87,7 @@ fn assert_queues_are_the_action_graphs(build: &Build, file: &Path) {
     }
     errors_ns.sort_unstable();
     let count = errors_ns.len();
-    assert!(count > 20, "{count} actions of {}", graph.len());
+    assert!(count >= at_least, "{count} actions of {}", graph.len());
     // The go command takes its times before and after the calls that are seen, and can lose its processor in between.
-    assert!(errors_ns[count / 2] < 500_000 && errors_ns[count * 9 / 10] < 5_000_000, "{errors_ns:?}");
+    assert!(errors_ns[count / 2] < 500_000 && errors_ns[count * 9 / 10] < 20_000_000, "{errors_ns:?}");
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gobuild_trace::build::{Build, BuildResult, FetchKind, FetchState, ModuleResult};
+use gobuild_trace::build::{Build, BuildResult, FetchKind, FetchState, ModuleResult, ProbeState};
 use testkit::{
     authority::Authority,
     module::ModuleSet,
@@ -162,6 +162,9 @@ fn a_go_command_that_switches_its_toolchain_is_one_build() {
     assert_eq!(reported(FetchKind::Tile), served("tile"));
     assert!(toolchain.unzip_ns.is_some_and(|unzip_ns| unzip_ns > 0));
     assert!(build.tools.iter().any(|tool| tool.tool == "compile"), "the tools of the new toolchain");
+    // Watched from its first instruction on, though it was not there when the build began.
+    assert!(ran.document.probes.iter().all(|probe| probe.state == ProbeState::Ok), "{:#?}", ran.document.probes);
+    assert!(build.caches.actions.is_some(), "{:#?}", build.caches);
 }
 
 #[test]
