@@ -88,6 +88,6 @@ fn assert_queues_are_the_action_graphs(build: &Build, file: &Path, at_least: usi
     errors_ns.sort_unstable();
     let count = errors_ns.len();
     assert!(count >= at_least, "{count} actions of {}", graph.len());
-    // The go command takes its times before and after the calls that are seen, and can lose its processor in between.
-    assert!(errors_ns[count / 2] < 500_000 && errors_ns[count * 9 / 10] < 20_000_000, "{errors_ns:?}");
+    // Actions that depend on nothing are ready when the graph begins, but with -debug-actiongraph it is written out first.
+    assert!(errors_ns[count / 2] < 500_000 && errors_ns[count * 9 / 10] < 100_000_000, "{errors_ns:?}");
 }
