@@ -120,7 +120,8 @@ pub struct AgentArguments {
     /// Delete reports older than this: 7d, 12h.
     #[arg(long, value_name = "DURATION", default_value = "7d", requires = "reports")]
     pub reports_max_age: String,
-    /// Highest probe tier to use; auto is goroutine: no code in any process is touched.
+    /// Highest probe tier to use; auto is everything that this machine and each go command allow. Up to goroutine no
+    /// code in any process is touched.
     #[arg(long, value_enum, value_name = "TIER", default_value = "auto")]
     pub probes: ProbesArgument,
     /// How often to sample what threads run or wait for: 500ms, 2s.

@@ -280,17 +280,10 @@ fn agent(arguments: AgentArguments) -> Result<AgentSettings, SettingsError> {
         arguments;
     let max_bytes = size("--reports-max-bytes", &reports_max_bytes)?;
     let max_age = duration("--reports-max-age", &reports_max_age)?;
-    // A service that sees every build of the host puts nothing into their code unless it is told to.
-    let tier = match probes {
-        ProbesArgument::Auto => Tier::Goroutine,
-        ProbesArgument::Paths | ProbesArgument::Goroutine | ProbesArgument::Spans | ProbesArgument::Requests => {
-            tier(probes)
-        }
-    };
     Ok(AgentSettings {
         listen,
         reports: reports.map(|directory| ReportStore { directory, max_bytes, max_age }),
-        tier,
+        tier: tier(probes),
         sample_every: sampling(&sample_every)?,
         ring_bytes: ring_bytes(&ring_size)?,
     })
