@@ -16,9 +16,9 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 pub static PROCS: HashMap<u32, Process> = HashMap::with_max_entries(16384, 0);
 
-/// What the agent decided about executables. Only user space writes.
+/// What the agent decided about executables. Only user space writes, and writes again what was forgotten here.
 #[map]
-pub static FILES: HashMap<FileKey, FileFacts> = HashMap::with_max_entries(8192, 0);
+pub static FILES: LruHashMap<FileKey, FileFacts> = LruHashMap::with_max_entries(8192, 0);
 
 /// What to read at the places that uprobes are attached at, by attach cookie. Only user space writes.
 #[map]

@@ -12,7 +12,7 @@ use crate::ring::{call::CallEvent, event::Task};
 #[derive(Debug, Default)]
 pub struct Actions {
     /// Spans that are open, by process and goroutine, innermost last.
-    open: HashMap<(u32, u64), Vec<(Option<Named>, u64)>>,
+    open: HashMap<(u32, u64), Vec<Open>>,
     done: HashMap<Named, Action>,
     /// Begins of the executions of an action graph.
     graphs_ns: Vec<u64>,
@@ -29,6 +29,14 @@ enum Named {
     Link(String),
     /// The whole graph.
     Graph,
+}
+
+/// A span that has not ended.
+#[derive(Debug)]
+struct Open {
+    /// The action that it is, if it is one.
+    named: Option<Named>,
+    start_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,11 +72,11 @@ impl Actions {
                 if named == Some(Named::Graph) {
                     self.graphs_ns.push(at_ns);
                 }
-                self.open.entry(spans()).or_default().push((named, at_ns));
+                self.open.entry(spans()).or_default().push(Open { named, start_ns: at_ns });
             }
             CallEvent::SpanEnd => {
                 let Some(stack) = self.open.get_mut(&spans()) else { return };
-                if let Some((Some(named), start_ns)) = stack.pop() {
+                if let Some(Open { named: Some(named), start_ns }) = stack.pop() {
                     self.done.insert(named, Action { start_ns, end_ns: at_ns });
                 }
                 if stack.is_empty() {

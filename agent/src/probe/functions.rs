@@ -6,13 +6,7 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd, RawFd},
 };
 
-use aya::{
-    maps::{Array, MapData},
-    programs::{
-        ProgramError, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
-    },
-};
+use aya::maps::{Array, MapData};
 use gobuild_trace_common::{FUNCTION_SITES, FunctionSite};
 use thiserror::Error;
 
@@ -30,91 +24,61 @@ pub struct Place {
     pub site: FunctionSite,
 }
 
+/// An executable is watched as long as this lives. The kernel holds on to its inode meanwhile.
+#[derive(Debug)]
+pub struct Attachment {
+    _link: OwnedFd,
+}
+
 /// Why an executable is not watched.
 #[derive(Debug, Error)]
 pub enum FunctionsError {
     /// The program did not load.
     #[error("{0}")]
     Unavailable(String),
-    /// Watching costs descriptors and memory.
-    #[error("more than {MAX_EXECUTABLES} go commands")]
-    TooMany,
     /// More layouts than the kernel's table holds.
     #[error("more than {FUNCTION_SITES} kinds of places")]
     TooManySites,
     /// The kernel's table could not be written.
     #[error("table of places: {0}")]
     Table(#[from] aya::maps::MapError),
-    /// The kernel refused a place.
-    #[error("uprobe: {0}")]
-    Attach(#[from] ProgramError),
     /// The kernel refused the places.
     #[error("uprobes: {0}")]
-    AttachAll(#[from] io::Error),
+    Attach(#[from] io::Error),
 }
 
-/// The program as this kernel takes it.
-pub(super) enum Loaded {
-    /// For one link with many places (Linux 6.6).
-    Multi(OwnedFd),
-    /// For a link at each place. The program is aya's.
-    Single,
-}
-
-/// Executables watched at a time: without links for many places each costs some sixty descriptors.
-const MAX_EXECUTABLES: usize = 12;
-
-/// What is attached.
+/// The program and its table of places.
 pub(super) struct Functions {
     sites: Array<MapData, Wire<FunctionSite>>,
     known: Vec<FunctionSite>,
-    executables: usize,
-    loaded: Result<Loaded, String>,
-    links: Vec<OwnedFd>,
+    program: Result<OwnedFd, String>,
 }
 
 impl Functions {
-    pub(super) fn new(sites: Array<MapData, Wire<FunctionSite>>, loaded: Result<Loaded, String>) -> Self {
-        Self { sites, known: Vec::new(), executables: 0, loaded, links: Vec::new() }
+    pub(super) fn new(sites: Array<MapData, Wire<FunctionSite>>, program: Result<OwnedFd, String>) -> Self {
+        Self { sites, known: Vec::new(), program }
     }
 
     /// Why there is no program.
     pub(super) fn unavailable(&self) -> Option<&str> {
-        self.loaded.as_ref().err().map(String::as_str)
+        self.program.as_ref().err().map(String::as_str)
     }
 
-    /// The program's descriptor, where it is ours.
+    /// The program's descriptor.
     pub(super) fn descriptor(&self) -> Option<RawFd> {
-        match &self.loaded {
-            Ok(Loaded::Multi(program)) => Some(program.as_raw_fd()),
-            Ok(Loaded::Single) | Err(_) => None,
-        }
+        self.program.as_ref().ok().map(OwnedFd::as_raw_fd)
     }
 
     /// Attaches at all places of an executable or at none.
-    pub(super) fn attach(
-        &mut self,
-        program: &mut UProbe,
-        executable: &File,
-        places: &[Place],
-    ) -> Result<(), FunctionsError> {
-        if let Err(reason) = &self.loaded {
-            return Err(FunctionsError::Unavailable(reason.clone()));
-        }
-        if self.executables >= MAX_EXECUTABLES {
-            return Err(FunctionsError::TooMany);
-        }
+    pub(super) fn attach(&mut self, executable: &File, places: &[Place]) -> Result<Attachment, FunctionsError> {
+        let cookies = places.iter().map(|place| self.cookie(&place.site)).collect::<Result<Vec<u64>, _>>()?;
+        let offsets: Vec<u64> = places.iter().map(|place| place.file_offset).collect();
         // The descriptor names the very file that was read, whatever its path leads to by now.
         let path = format!("/proc/self/fd/{}", executable.as_raw_fd());
-        let cookies = places.iter().map(|place| self.cookie(&place.site)).collect::<Result<Vec<u64>, _>>()?;
-        if let Ok(Loaded::Multi(program)) = &self.loaded {
-            let offsets: Vec<u64> = places.iter().map(|place| place.file_offset).collect();
-            self.links.push(uprobe_multi::attach(program, &path, &offsets, &cookies)?);
-        } else {
-            attach_each(program, &path, places, &cookies)?;
+        match &self.program {
+            Ok(program) => Ok(Attachment { _link: uprobe_multi::attach(program, &path, &offsets, &cookies)? }),
+            Err(reason) => Err(FunctionsError::Unavailable(reason.clone())),
         }
-        self.executables += 1;
-        Ok(())
     }
 
     fn cookie(&mut self, site: &FunctionSite) -> Result<u64, FunctionsError> {
@@ -128,24 +92,6 @@ impl Functions {
         self.known.push(*site);
         Ok(index.into())
     }
-}
-
-fn attach_each(program: &mut UProbe, path: &str, places: &[Place], cookies: &[u64]) -> Result<(), ProgramError> {
-    let mut attached: Vec<UProbeLinkId> = Vec::with_capacity(places.len());
-    for (place, &cookie) in places.iter().zip(cookies) {
-        let location = UProbeAttachLocation::AbsoluteOffset(place.file_offset);
-        let point = UProbeAttachPoint { location, cookie: Some(cookie) };
-        match program.attach(point, path, UProbeScope::AllProcesses) {
-            Ok(link) => attached.push(link),
-            Err(error) => {
-                for link in attached {
-                    let _ = program.detach(link);
-                }
-                return Err(error);
-            }
-        }
-    }
-    Ok(())
 }
 
 fn same(a: &FunctionSite, b: &FunctionSite) -> bool {

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use aya::{
     EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Program, ProgramError, UProbe},
+    programs::{BtfTracePoint, Program, ProgramError},
 };
 use gobuild_trace_common::{
     DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings, ThreadTimes,
@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::{
     btf::Btf,
     events::EventRing,
-    functions::{self, Functions, FunctionsError, Loaded, Place},
+    functions::{self, Attachment, Functions, FunctionsError, Place},
     threads::Threads,
     uprobe_multi,
     wire::Wire,
@@ -194,7 +194,7 @@ pub struct Probes {
     threads: Threads,
     lost_seen: u64,
     lost_cache: Vec<(LostKey, u64)>,
-    _statistics: Option<std::os::fd::OwnedFd>,
+    _statistics: Option<OwnedFd>,
 }
 
 impl Probes {
@@ -252,7 +252,7 @@ impl Probes {
             statuses.push(ProgramStatus { name, tier: *tier, state });
         }
 
-        let loaded = if config.functions { load_functions(&mut ebpf) } else { Err("not asked for".to_owned()) };
+        let loaded = if config.functions { load_functions(&ebpf) } else { Err("not asked for".to_owned()) };
         let ring = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         Ok(Self {
             files: take(&mut ebpf, "FILES")?,
@@ -286,14 +286,9 @@ impl Probes {
     /// Watches an executable's functions, at all places or at none. The places' bytes must have been verified.
     ///
     /// # Errors
-    /// When the kernel refuses, or too many executables are watched already.
-    pub fn attach_functions(&mut self, executable: &fs::File, places: &[Place]) -> Result<(), FunctionsError> {
-        let program: Result<&mut UProbe, _> = self
-            .ebpf
-            .program_mut(functions::PROGRAM)
-            .ok_or(ProgramError::UnexpectedProgramType)
-            .and_then(TryInto::try_into);
-        self.functions.attach(program?, executable, places)
+    /// When the kernel refuses.
+    pub fn attach_functions(&mut self, executable: &fs::File, places: &[Place]) -> Result<Attachment, FunctionsError> {
+        self.functions.attach(executable, places)
     }
 
     /// The ring's reading end; `None` the second time.
@@ -343,10 +338,7 @@ impl Probes {
             .filter_map(|name| {
                 let fd = match self.ebpf.program(name)? {
                     Program::BtfTracePoint(program) => program.fd().ok()?.as_fd().as_raw_fd(),
-                    Program::UProbe(program) => match self.functions.descriptor() {
-                        Some(own) => own,
-                        None => program.fd().ok()?.as_fd().as_raw_fd(),
-                    },
+                    Program::UProbe(_) => self.functions.descriptor()?,
                     _ => return None,
                 };
                 let fdinfo = fdinfo(fd);
@@ -455,20 +447,14 @@ fn attach(ebpf: &mut aya::Ebpf, name: &str, btf: &aya::Btf) -> Result<(), Progra
     Ok(())
 }
 
-/// Loads the program for uprobes: for many places at once, or for one at a time where that does not load.
-fn load_functions(ebpf: &mut aya::Ebpf) -> Result<Loaded, String> {
-    // 6.1 loads the program and then refuses the link (EINVAL); a link for each place was not tried there.
+/// The program for uprobes, loaded for links to many places.
+fn load_functions(ebpf: &aya::Ebpf) -> Result<OwnedFd, String> {
+    // 6.1 loads the program and then refuses the link (EINVAL).
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if version(&release) < (6, 6) {
         return Err("watching the go command's functions needs Linux 6.6 or newer".to_owned());
     }
-    match uprobe_multi::load(OBJECT, functions::PROGRAM, ebpf.maps()) {
-        Ok(program) => return Ok(Loaded::Multi(program)),
-        Err(error) => tracing::debug!(%error, "one link for many uprobes"),
-    }
-    let program: Result<&mut UProbe, ProgramError> =
-        ebpf.program_mut(functions::PROGRAM).ok_or(ProgramError::UnexpectedProgramType).and_then(TryInto::try_into);
-    program.and_then(UProbe::load).map(|()| Loaded::Single).map_err(|error| shorten(&error))
+    uprobe_multi::load(OBJECT, functions::PROGRAM, ebpf.maps()).map_err(|error| shorten(&error))
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(

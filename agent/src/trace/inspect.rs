@@ -1,15 +1,16 @@
 //! Looks at what was just executed: what the file is, once for each file, and for a go command how it is set up.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
 };
 
 use gobuild_trace_common::{FileFacts, FileKey, Role};
+use lru::LruCache;
 
-use super::instrument::Instruments;
+use super::instrument::{Instruments, REMEMBERED_FILES};
 use crate::{
     build::Tier,
     gobin::{self, GoroutineOffsets, Recognised},
@@ -26,7 +27,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Inspector {
     goroutines: bool,
-    known: HashMap<Executable, Recognised>,
+    known: LruCache<Executable, Recognised>,
     instruments: Instruments,
     /// Go commands that are being unpacked.
     unpacking: HashSet<PathBuf>,
@@ -36,7 +37,12 @@ impl Inspector {
     /// `allowed`: the highest tier that may be used.
     pub fn new(allowed: Tier) -> Self {
         let goroutines = allowed >= Tier::Goroutine;
-        Self { goroutines, known: HashMap::new(), instruments: Instruments::new(allowed), unpacking: HashSet::new() }
+        Self {
+            goroutines,
+            known: LruCache::new(REMEMBERED_FILES),
+            instruments: Instruments::new(allowed),
+            unpacking: HashSet::new(),
+        }
     }
 
     /// Tells the kernel of the go commands that a build is likely to run, so that their first instructions are seen
@@ -97,8 +103,13 @@ impl Inspector {
 
     fn facts(&mut self, pid: u32, exec_ns: u64, exec: &Exec, file: Executable, probes: &mut Probes) -> ProcessFacts {
         let mut watched = None;
-        let recognised = match self.known.get(&file) {
-            Some(recognised) => recognised.clone(),
+        let known = self.known.get(&file).filter(|known| known.go().is_none() || self.instruments.is_known(file));
+        let recognised = match known.cloned() {
+            Some(recognised) => {
+                // The kernel forgets those that ran longest ago.
+                self.decide(file.key(), &recognised, probes);
+                recognised
+            }
             None => {
                 let Some((opened, recognised)) = recognise(pid, exec, file) else {
                     return ProcessFacts { too_late: true, ..ProcessFacts::unknown() };
@@ -109,7 +120,7 @@ impl Inspector {
                     if named && runs_script(pid, exec) { Recognised::Other { go: None } } else { recognised };
                 self.decide(file.key(), &recognised, probes);
                 watched = Some(opened);
-                self.known.insert(file, recognised.clone());
+                self.known.put(file, recognised.clone());
                 recognised
             }
         };

@@ -1,32 +1,41 @@
 //! Watches the functions of go commands, as far as each one's version is known and the run allows.
 
-use std::{collections::HashMap, fs::File, time::SystemTime};
+use std::{fs::File, num::NonZeroUsize, time::SystemTime};
+
+use lru::LruCache;
 
 use crate::{
     build::Tier,
     gobin::{self, CallLayout, GoExecutable, GoroutineOffsets},
     host::machine,
-    probe::{Place, Probes, watched},
+    probe::{Attachment, Place, Probes, watched},
     ring::decode::Executable,
 };
 
+/// Executables watched at a time. Each costs the kernel some kilobytes, and keeps a deleted file's blocks in use.
+const WATCHED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// Executables that are remembered.
+pub const REMEMBERED_FILES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
 /// How far a go command is seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reach {
+#[derive(Debug)]
+struct Reach {
     /// Highest tier.
-    pub tier: Tier,
+    tier: Tier,
     /// Why it is no higher one that the run allows.
-    pub reason: Option<String>,
+    reason: Option<String>,
     /// Since when, CLOCK_MONOTONIC.
-    pub since_ns: u64,
+    since_ns: u64,
+    /// Dropped, it is watched no more.
+    _attachment: Option<Attachment>,
 }
 
-/// Executables that were looked at.
+/// Executables that were looked at; those that ran longest ago are forgotten.
 #[derive(Debug)]
 pub struct Instruments {
     allowed: Tier,
-    reached: HashMap<Content, Reach>,
-    contents: HashMap<Executable, Content>,
+    reached: LruCache<Content, Reach>,
+    contents: LruCache<Executable, Content>,
 }
 
 /// A file and when it was written last. Its `ctime` moves when it is made executable, its content does not: one that is
@@ -51,22 +60,28 @@ impl Content {
 impl Instruments {
     /// Nothing is watched yet; `allowed` is the highest tier that the run allows.
     pub fn new(allowed: Tier) -> Self {
-        Self { allowed, reached: HashMap::new(), contents: HashMap::new() }
+        Self { allowed, reached: LruCache::new(WATCHED), contents: LruCache::new(REMEMBERED_FILES) }
     }
 
     /// Watches a go command, once.
     pub fn watch(&mut self, executable: Executable, file: &File, go: &GoExecutable, probes: &mut Probes) {
         let content = Content::of(executable, file);
-        self.contents.insert(executable, content);
-        if !self.reached.contains_key(&content) {
-            let (tier, reason) = reach(self.allowed, file, go, probes);
-            self.reached.insert(content, Reach { tier, reason, since_ns: machine::monotonic_ns() });
+        self.contents.put(executable, content);
+        if !self.reached.contains(&content) {
+            let reach = reach(self.allowed, file, go, probes);
+            self.reached.put(content, reach);
         }
     }
 
+    /// Whether it is watched, as far as it can be.
+    pub fn is_known(&self, executable: Executable) -> bool {
+        self.contents.peek(&executable).is_some_and(|content| self.reached.contains(content))
+    }
+
     /// How far a process is seen that executed a go command at `exec_ns`: from its first instruction on, or not.
-    pub fn reach(&self, executable: Executable, exec_ns: u64) -> (Tier, Option<String>) {
-        let Some(reach) = self.contents.get(&executable).and_then(|content| self.reached.get(content)) else {
+    pub fn reach(&mut self, executable: Executable, exec_ns: u64) -> (Tier, Option<String>) {
+        let content = self.contents.get(&executable);
+        let Some(reach) = content.and_then(|content| self.reached.get(content)) else {
             return (Tier::Paths, Some("the go command ended before it could be read".to_owned()));
         };
         if reach.tier > Tier::Goroutine && reach.since_ns > exec_ns {
@@ -77,25 +92,26 @@ impl Instruments {
     }
 }
 
-fn reach(allowed: Tier, file: &File, go: &GoExecutable, probes: &mut Probes) -> (Tier, Option<String>) {
+fn reach(allowed: Tier, file: &File, go: &GoExecutable, probes: &mut Probes) -> Reach {
     let version = &go.go_version;
+    let without = |tier, reason| Reach { tier, reason, since_ns: machine::monotonic_ns(), _attachment: None };
     if allowed == Tier::Paths {
-        return (Tier::Paths, None);
+        return without(Tier::Paths, None);
     }
     if GoroutineOffsets::of(go).is_none() {
-        return (Tier::Paths, Some(format!("{version}: where its runtime keeps goroutines is not known")));
+        return without(Tier::Paths, Some(format!("{version}: where its runtime keeps goroutines is not known")));
     }
     if allowed == Tier::Goroutine {
-        return (Tier::Goroutine, None);
+        return without(Tier::Goroutine, None);
     }
     let Some(layout) = CallLayout::of_version(version) else {
-        return (Tier::Goroutine, Some(format!("{version}: the layout of its structures is not known")));
+        return without(Tier::Goroutine, Some(format!("{version}: the layout of its structures is not known")));
     };
     let functions: Vec<_> = watched(&layout).into_iter().filter(|watched| watched.tier <= allowed).collect();
     let names: Vec<&str> = functions.iter().map(|watched| watched.symbol).collect();
     let sites = match gobin::function_sites(file, &names) {
         Ok(functions) => functions.sites,
-        Err(error) => return (Tier::Goroutine, Some(format!("{version}: {error}"))),
+        Err(error) => return without(Tier::Goroutine, Some(format!("{version}: {error}"))),
     };
     let mut places = Vec::new();
     let mut tier = allowed;
@@ -127,15 +143,15 @@ fn reach(allowed: Tier, file: &File, go: &GoExecutable, probes: &mut Probes) -> 
         places.extend(of_tier);
     }
     if tier <= Tier::Goroutine {
-        return (Tier::Goroutine, reason);
+        return without(Tier::Goroutine, reason);
     }
     // The kernel patches what lies there now; a byte off would kill the go command.
     if let Some(error) = places.iter().find_map(|(_, found)| found.verify(file).err()) {
-        return (Tier::Goroutine, Some(format!("{version}: {error}")));
+        return without(Tier::Goroutine, Some(format!("{version}: {error}")));
     }
     let places: Vec<Place> = places.into_iter().map(|(place, _)| place).collect();
     match probes.attach_functions(file, &places) {
-        Ok(()) => (tier, reason),
-        Err(error) => (Tier::Goroutine, Some(format!("{version}: {error}"))),
+        Ok(attachment) => Reach { tier, reason, since_ns: machine::monotonic_ns(), _attachment: Some(attachment) },
+        Err(error) => without(Tier::Goroutine, Some(format!("{version}: {error}"))),
     }
 }
