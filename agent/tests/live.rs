@@ -20,6 +20,8 @@ mod secrets;
 mod several;
 #[path = "live/caches.rs"]
 mod caches;
+#[path = "live/reasons.rs"]
+mod reasons;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

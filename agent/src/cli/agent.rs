@@ -13,9 +13,13 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::settings::AgentSettings;
+use super::{
+    history,
+    settings::{AgentSettings, Talk},
+};
 use crate::{
     build::{Build, BuildId, Scope},
+    host::history_store::HistoryStore,
     probe::ProgramState,
     report::store::{Limits, Store},
     telemetry::{
@@ -56,6 +60,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         command: None,
         measure: true,
         likely_go_commands: go_commands(),
+        history: settings.reports.as_ref().map(|store| history::of_reports(&store.directory)),
     };
     let mut session = Session::start(&options, None)?;
     let host = session.model().document_of(Vec::new()).machine.hostname;
@@ -77,7 +82,8 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
     for address in server.addresses() {
         eprintln!("gobuild-trace: metrics on http://{address}/metrics");
     }
-    let mut agent = Agent { telemetry, exporter, reports, running: BTreeMap::new(), tools: BTreeMap::new() };
+    let history = options.history.clone();
+    let mut agent = Agent { telemetry, exporter, reports, history, running: BTreeMap::new(), tools: BTreeMap::new() };
     let mut figures_at = Instant::now();
     agent.figures(&mut session);
     while !STOP.load(Ordering::Relaxed) {
@@ -103,6 +109,7 @@ struct Agent {
     telemetry: Arc<Telemetry>,
     exporter: Option<Exporter>,
     reports: Option<Store>,
+    history: Option<HistoryStore>,
     running: BTreeMap<BuildId, String>,
     tools: BTreeMap<String, u64>,
 }
@@ -149,6 +156,10 @@ impl Agent {
                 self.keep(session, build);
             }
             session.model_mut().forget(id);
+        }
+        history::warn(session, Talk::Report);
+        if let Some(history) = &self.history {
+            history::keep(session, history);
         }
     }
 

@@ -68,6 +68,7 @@ pub fn probes() -> Vec<Probe> {
         command: None,
         measure: false,
         likely_go_commands: Vec::new(),
+        history: None,
     };
     match Session::start(&options, None) {
         Ok(session) => session.model().document().probes,

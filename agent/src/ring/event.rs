@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::call::CallEvent;
 use crate::{
     build::types::{Machine, ProbeState, Scope, Tier},
-    host::{GoSettings, MainModule},
+    host::{GoSettings, MainModule, history::CacheHistory},
 };
 
 /// Something that happened, in the order in which it happened.
@@ -81,6 +81,9 @@ pub enum Body {
     End(End),
     /// A function of the go command was entered or returned.
     Call(CallEvent),
+    /// What earlier builds did with the build cache of the go command that was just executed; in parts where it is
+    /// large, and without packages where the stream has them already.
+    History(CacheHistory),
 }
 
 /// What holds for the whole stream.
@@ -480,8 +483,10 @@ pub struct Block {
 /// Where a compile or link finds the packages it imports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageFiles {
-    /// Import path → file.
+    /// Import path → file, of those that this run built.
     pub files: Vec<(String, String)>,
+    /// Import path → build id (action and content), of every package that it imports, once for each file.
+    pub build_ids: Vec<(String, String)>,
 }
 
 /// Dropped events.

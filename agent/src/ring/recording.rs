@@ -11,7 +11,7 @@ use super::Event;
 /// First bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"GOBTRACE";
 /// Version of the frames' content; a reader refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// No event is longer; a longer frame is damage.
 const MAX_FRAME_BYTES: u32 = 1 << 22;
 

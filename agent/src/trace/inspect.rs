@@ -1,7 +1,7 @@
 //! Looks at what was just executed: what the file is, once for each file, and for a go command how it is set up.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use super::instrument::Instruments;
 use crate::{
     build::Tier,
     gobin::{self, GoroutineOffsets, Recognised},
-    host::{Variable, process::Process},
+    host::{Variable, history::CacheHistory, history_store::HistoryStore, process::Process},
     probe::{self, Probes},
     ring::{
         Event,
@@ -28,13 +28,32 @@ pub struct Inspector {
     goroutines: bool,
     known: HashMap<Executable, Recognised>,
     instruments: Instruments,
+    /// Package archives whose build id was read.
+    archives: HashSet<String>,
+    /// What earlier builds did.
+    history: Option<HistoryStore>,
+    /// Build caches of which the stream knows.
+    histories: HashSet<String>,
+    wall_offset_ns: i64,
+    warnings: Vec<String>,
 }
 
+/// Beyond it they are forgotten, and read again.
+const ARCHIVES_MAX: usize = 1 << 16;
+
 impl Inspector {
-    /// `allowed`: the highest tier that may be used.
-    pub fn new(allowed: Tier) -> Self {
-        let goroutines = allowed >= Tier::Goroutine;
-        Self { goroutines, known: HashMap::new(), instruments: Instruments::new(allowed) }
+    /// `allowed`: the highest tier that may be used; `wall_offset_ns`: wall clock minus CLOCK_MONOTONIC.
+    pub fn new(allowed: Tier, history: Option<HistoryStore>, wall_offset_ns: i64) -> Self {
+        Self {
+            goroutines: allowed >= Tier::Goroutine,
+            known: HashMap::new(),
+            instruments: Instruments::new(allowed),
+            archives: HashSet::new(),
+            history,
+            histories: HashSet::new(),
+            wall_offset_ns,
+            warnings: Vec::new(),
+        }
     }
 
     /// Tells the kernel of the go commands that a build is likely to run, so that their first instructions are seen
@@ -52,16 +71,63 @@ impl Inspector {
         }
     }
 
-    /// The packages that a compilation or link was given and that were built in this run: what it had to wait for.
-    pub fn imports(&self, event: &Event) -> Option<Event> {
+    /// The packages that a compilation or link was given: those that this run built are what it had to wait for.
+    pub fn imports(&mut self, event: &Event) -> Option<Event> {
         let Body::Exec(exec) = &event.body else { return None };
         exec.import_path.as_ref()?;
         let at = exec.arguments.iter().position(|word| word == "-importcfg")?;
         let file = Path::new(exec.arguments.get(at + 1)?);
-        let config = Process::open(event.task.pid).and_then(|process| process.import_config(file)).known()?;
+        // Its file stays until the go command ends, whose tool it is.
+        let (process, config) = [event.task.pid, exec.parent].into_iter().find_map(|pid| {
+            let process = Process::open(pid).known()?;
+            let config = process.import_config(file).known()?;
+            Some((process, config))
+        })?;
+        let mut build_ids = Vec::new();
+        for package in &config.packages {
+            if self.archives.len() >= ARCHIVES_MAX {
+                self.archives.clear();
+            }
+            // The name of a file says what is in it: in the cache by its hash, and `$WORK` is each build's own.
+            if self.archives.insert(package.file.clone())
+                && let Some(build_id) = process.archive_build_id(Path::new(&package.file)).known()
+            {
+                build_ids.push((package.import_path.clone(), build_id));
+            }
+        }
         let built = config.packages.into_iter().filter(|package| package.file.contains("/go-build"));
         let files = built.map(|package| (package.import_path, package.file)).collect();
-        Some(Event { at_ns: event.at_ns, task: event.task, body: Body::Packages(PackageFiles { files }) })
+        Some(Event { at_ns: event.at_ns, task: event.task, body: Body::Packages(PackageFiles { files, build_ids }) })
+    }
+
+    /// What is known of the build cache of a go command that was just executed. A process in another mount namespace may
+    /// mean another directory by the same name.
+    pub fn history(&mut self, facts: &Event) -> Vec<Event> {
+        let Body::Facts(found) = &facts.body else { return Vec::new() };
+        let settings = found.settings.as_ref().filter(|settings| settings.cache_program.is_none());
+        let cache = settings.and_then(|settings| settings.build_cache.as_deref());
+        let (Some(store), Some(cache)) = (&self.history, cache.filter(|cache| cache.starts_with('/'))) else {
+            return Vec::new();
+        };
+        let ours = Process::open(facts.task.pid).known().is_some_and(|process| process.shares_our_files());
+        if found.program != Program::Go || !ours {
+            return Vec::new();
+        }
+        let mut known = CacheHistory { directory: cache.to_owned(), ..CacheHistory::default() };
+        if self.histories.insert(cache.to_owned()) {
+            let begun_ns = facts.at_ns.saturating_add_signed(self.wall_offset_ns);
+            match store.load(cache, begun_ns) {
+                Ok(Some(kept)) => known = kept,
+                Ok(None) => {}
+                Err(error) => self.warnings.push(format!("what earlier builds did is not known: {error}")),
+            }
+        }
+        known.parts().map(|part| Event { body: Body::History(part), ..facts.clone() }).collect()
+    }
+
+    /// What went wrong since the last call, for whoever prints.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// A toolchain was unpacked: the go command is about to become it, by exec.
