@@ -1,6 +1,6 @@
 //! Values of the closed lists in the few words that a reader gets to see.
 
-use crate::build::{Build, ErrorType, FetchKind};
+use crate::build::{Build, ErrorType, FetchKind, RebuildReason};
 
 /// As in the JSON; the checksum database's kinds say whose they are.
 pub fn fetch_kind(kind: FetchKind) -> &'static str {
@@ -46,6 +46,19 @@ pub fn error_type(error: ErrorType) -> &'static str {
         ErrorType::FileSystem => "file system",
         ErrorType::Cancelled => "cancelled",
         ErrorType::Other => "other",
+    }
+}
+
+/// What holds for a package that was compiled, after a number of them.
+pub fn rebuild_reason(reason: RebuildReason) -> &'static str {
+    match reason {
+        RebuildReason::NeverBuilt => "never built here",
+        RebuildReason::InputsChanged => "had changed inputs",
+        RebuildReason::ToolchainChanged => "had another Go before",
+        RebuildReason::Trimmed => "no longer in the cache",
+        RebuildReason::OutputMissing => "without their output in the cache",
+        RebuildReason::CacheUnwritable => "could not be stored before",
+        RebuildReason::Forced => "forced by -a",
     }
 }
 

@@ -22,6 +22,8 @@ mod several;
 mod caches;
 #[path = "live/concurrency.rs"]
 mod concurrency;
+#[path = "live/reasons.rs"]
+mod reasons;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

@@ -15,9 +15,8 @@ use super::{
     test_run,
     tools::{Child, Purpose},
     types::{
-        Build, BuildCache, BuildResult, CacheBackend, CacheResult, Caches, Document, Fetch, FetchState, HitMiss, Host,
-        ModuleCache, ModuleResult, Package, Phase, PhaseShare, Probe, ProbeState, Run, SCHEMA_VERSION, Stage,
-        StageShare, Summary, Tier, Tool,
+        Build, BuildResult, Document, Fetch, FetchState, Host, ModuleResult, Phase, PhaseShare, Probe, ProbeState, Run,
+        SCHEMA_VERSION, Stage, StageShare, Summary, Tier, Tool,
     },
 };
 use crate::ring::event::Status;
@@ -123,7 +122,7 @@ impl BuildState {
         let hosts = hosts(
             modules.iter().flat_map(|module| &module.fetches).chain(sumdb.iter().flat_map(|sumdb| &sumdb.fetches)),
         );
-        let caches = self.caches(&modules, files, &share);
+        let caches = self.caches(&modules, files, &share, &model.histories);
         let mut actions = HashSet::new();
         let modules_of = self.build_cache.modules(&self.layout);
         let tools = self
@@ -269,62 +268,13 @@ impl BuildState {
         Some((user_ns, system_ns))
     }
 
-    fn caches(&self, modules: &[super::types::Module], files: HitMiss, share: &impl Fn(&Charge) -> u64) -> Caches {
-        let mut compiled: BTreeMap<String, u64> = BTreeMap::new();
-        for child in self.children.iter().filter(|child| child.compiles()) {
-            let import_path = child.import_path.clone().unwrap_or_default();
-            let duration_ns = child.end_ns.map_or(0, |end_ns| end_ns.saturating_sub(child.start_ns));
-            *compiled.entry(import_path).or_default() += duration_ns;
-        }
-        let forced = self.forced();
-        let result_of_compiled = if forced { CacheResult::Bypass } else { CacheResult::Miss };
-        let decided = self.decided();
-        let (mut packages, unnamed) = match decided {
-            Some(decisions) => (not_compiled(decisions, &compiled), 0),
-            None => self.build_cache.hits(&self.layout, &compiled),
-        };
-        packages.extend(compiled.iter().map(|(import_path, &compile_ns)| Package {
-            import_path: import_path.clone(),
-            result: result_of_compiled,
-            compile_ns: Some(compile_ns),
-            wall_share_ns: share(&Charge::Package(import_path.clone())),
-        }));
-        let goroutines = self.facts.as_ref().is_some_and(|facts| facts.tier >= Tier::Goroutine);
-        // A hit is seen by its look-up; where one cannot be named, or look-ups leave no file, the sum is unknown.
-        let known = decided.is_some() || goroutines && unnamed == 0 && !self.cacheprog();
-        let build = (known && !packages.is_empty()).then(|| BuildCache {
-            hits: count(&packages, |package| package.result == CacheResult::Hit),
-            misses: count(&packages, |package| package.result != CacheResult::Hit),
-            directory: self.build_cache.directory().map(str::to_owned),
-            backend: Some(if self.cacheprog() { CacheBackend::Cacheprog } else { CacheBackend::Local }),
-        });
-        // With -a the go command does not ask, and counts nothing (`useCache`, cmd/go/internal/work/buildid.go).
-        let actions = decided.filter(|decisions| !decisions.is_empty() && !forced).map(|decisions| HitMiss {
-            hits: count(decisions, |decision| decision.hit),
-            misses: count(decisions, |decision| !decision.hit),
-        });
-        let module_hits = count(modules, |module| module.result == ModuleResult::Cached);
-        Caches {
-            build,
-            actions,
-            module: (!modules.is_empty()).then(|| ModuleCache {
-                hits: module_hits,
-                misses: modules.len() as u64 - module_hits,
-                directory: self.layout.module_cache.clone(),
-            }),
-            module_files: (!modules.is_empty()).then_some(files),
-            test: decided.and_then(|decisions| test_run::counts(&self.arguments, &self.children, decisions)),
-            packages,
-        }
-    }
-
     /// What `useCache` said, where every go command of the build was seen from its first instruction on.
-    fn decided(&self) -> Option<&[Decision]> {
+    pub(super) fn decided(&self) -> Option<&[Decision]> {
         (!self.unseen).then(|| self.build_cache.decisions())
     }
 
     /// `-a`.
-    fn forced(&self) -> bool {
+    pub(super) fn forced(&self) -> bool {
         let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
         let flags = settings.map_or("", |settings| settings.flags.as_str());
         let words = self.arguments.iter().skip(1).map(String::as_str);
@@ -334,33 +284,10 @@ impl BuildState {
             .any(|word| matches!(word.trim_start_matches('-'), "a" | "a=true" | "a=1") && word.starts_with('-'))
     }
 
-    fn cacheprog(&self) -> bool {
+    pub(super) fn cacheprog(&self) -> bool {
         let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
         settings.is_some_and(|settings| settings.cache_program.is_some())
     }
-}
-
-/// Rows of the packages that the go command asked its cache for and did not compile.
-fn not_compiled(decisions: &[Decision], compiled: &BTreeMap<String, u64>) -> Vec<Package> {
-    let mut results: BTreeMap<&str, CacheResult> = BTreeMap::new();
-    for decision in decisions.iter().filter(|decision| decision.mode == "build") {
-        let Some(import_path) = decision.import_path.as_deref() else { continue };
-        if compiled.contains_key(import_path) || import_path == "unsafe" {
-            continue;
-        }
-        if decision.hit {
-            results.insert(import_path, CacheResult::Hit);
-        } else if !is_variant_compiled(import_path, compiled) {
-            results.entry(import_path).or_insert(CacheResult::Miss);
-        }
-    }
-    let row = |(import_path, result): (&str, CacheResult)| Package {
-        import_path: import_path.to_owned(),
-        result,
-        compile_ns: None,
-        wall_share_ns: 0,
-    };
-    results.into_iter().map(row).collect()
 }
 
 /// A test variant (`p [p.test]`) and an external test (`p_test [p.test]`) have the sources of `p`.
@@ -368,12 +295,6 @@ fn module_of(import_path: &str, modules: &HashMap<String, Option<String>>) -> Op
     let package = import_path.split_once(" [").map_or(import_path, |(package, _)| package);
     let external = || modules.get(package.strip_suffix("_test")?);
     modules.get(package).or_else(external)?.clone()
-}
-
-/// The go command asks for `p [p.test]` under the name `p`.
-fn is_variant_compiled(import_path: &str, compiled: &BTreeMap<String, u64>) -> bool {
-    let variants = format!("{import_path} [");
-    compiled.range(variants.clone()..).next().is_some_and(|(name, _)| name.starts_with(&variants))
 }
 
 impl Model {
@@ -438,7 +359,7 @@ fn costliest_first(build: &mut Build) {
         .sort_by(|a, b| (Reverse(a.wall_share_ns), &a.import_path).cmp(&(Reverse(b.wall_share_ns), &b.import_path)));
 }
 
-fn count<T>(rows: &[T], holds: impl Fn(&T) -> bool) -> u64 {
+pub(super) fn count<T>(rows: &[T], holds: impl Fn(&T) -> bool) -> u64 {
     rows.iter().filter(|row| holds(row)).count() as u64
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     actions::Actions,
-    build_cache::{BuildCache, Layout},
+    build_cache::{BuildCache, Histories, Layout},
     cache_path::{self, CachePath},
     disk::Disk,
     download::Download,
@@ -14,9 +14,12 @@ use super::{
     tools::{Child, Purpose},
     types::{Area, LostEvents, Section, Tier},
 };
-use crate::ring::event::{
-    Begin, Body, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation, ProcessFacts, ProcessThreads,
-    Program, Status, Task, ThreadTimes, Wait,
+use crate::{
+    host::history::News,
+    ring::event::{
+        Begin, Body, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation, ProcessFacts,
+        ProcessThreads, Program, Status, Task, ThreadTimes, Wait,
+    },
 };
 
 /// Builds as far as the events tell.
@@ -27,6 +30,8 @@ pub struct Model {
     pub(super) end: Option<End>,
     pub(super) lost: LostEvents,
     pub(super) builds: BTreeMap<BuildId, BuildState>,
+    /// What earlier builds did with the build caches.
+    pub(super) histories: Histories,
     next_build: u64,
     processes: HashMap<u32, Process>,
 }
@@ -109,6 +114,7 @@ impl Model {
             end: None,
             lost: LostEvents::default(),
             builds: BTreeMap::new(),
+            histories: Histories::default(),
             next_build: 0,
             processes: HashMap::new(),
         }
@@ -136,6 +142,14 @@ impl Model {
             }
             Body::Packages(packages) => self.packages(task, packages),
             Body::Threads(processes) => self.threads(at_ns, processes),
+            Body::History(history) => {
+                self.histories.learn(history);
+                if let Place::Go(build) = self.place(task.pid)
+                    && let Some(state) = self.builds.get_mut(&build)
+                {
+                    state.build_cache.known_as(&history.directory);
+                }
+            }
             Body::File(_)
             | Body::Stderr(_)
             | Body::Lock(_)
@@ -231,6 +245,7 @@ impl Model {
                     if let Purpose::Vcs(name) = &child.purpose {
                         child.attempt = state.download.vcs_started(child.start_ns, child.parent, name);
                     }
+                    state.build_cache.tool(index, &exec);
                     state.learn_goroot(&exec);
                 }
                 place
@@ -306,6 +321,10 @@ impl Model {
         if state.pid == task.pid {
             state.end.get_or_insert_with(|| (at_ns, exit.clone()));
             state.download.ended(at_ns, task.pid, &state.network);
+            if let Some(directory) = state.build_cache.history() {
+                let learned = state.learned(&self.histories, self.begin.wall_offset_ns);
+                self.histories.add(directory, learned, state.build_cache.wrote(), at_ns);
+            }
         }
         if let Some(&index) = state.by_pid.get(&task.pid) {
             let child = &mut state.children[index];
@@ -337,6 +356,7 @@ impl Model {
             let made = packages.files.iter().map(|(_, file)| file).filter(|file| !file.is_empty());
             child.reads = Some(made.cloned().collect());
             child.imports = Some(packages.files.iter().map(|(import_path, _)| import_path.clone()).collect());
+            state.build_cache.packages(packages);
         }
     }
 
@@ -362,6 +382,12 @@ impl Model {
             state.disk.opened(inode, state.area(&event.path));
         }
         if matches!(place, Place::Go(_)) && !event.truncated {
+            if event.operation == PathOperation::Mkdir && event.result >= 0 {
+                let new = state.build_cache.directory_made(&event.path).map(str::to_owned);
+                if let Some(directory) = new.filter(|made| state.build_cache.history() == Some(made)) {
+                    self.histories.made(&directory);
+                }
+            }
             state.go_path(at_ns, task, event);
         }
     }
@@ -421,6 +447,11 @@ impl Model {
             .filter(|(_, state)| state.end.as_ref().is_some_and(|(end_ns, _)| *end_ns < before_ns))
             .map(|(id, _)| *id)
             .collect()
+    }
+
+    /// What is to be remembered of the builds that ended, each of it once.
+    pub fn take_news(&mut self) -> Vec<News> {
+        self.histories.take_news()
     }
 
     /// Forgets a build and its processes.

@@ -13,9 +13,13 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{say, settings::AgentSettings};
+use super::{
+    history, say,
+    settings::{AgentSettings, Talk},
+};
 use crate::{
     build::{Build, BuildId, Scope},
+    host::history_store::HistoryStore,
     probe::ProgramState,
     report::store::{Limits, Store},
     telemetry::{
@@ -57,6 +61,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         measure: true,
         sample_every: settings.sample_every,
         likely_go_commands: go_commands(),
+        history: settings.reports.as_ref().map(|store| history::of_reports(&store.directory)),
     };
     let mut session = Session::start(&options, None)?;
     let host = session.model().document_of(Vec::new()).machine.hostname;
@@ -78,7 +83,8 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
     for address in server.addresses() {
         say::line(format_args!("gobuild-trace: metrics on http://{address}/metrics"));
     }
-    let mut agent = Agent { telemetry, exporter, reports, running: BTreeMap::new(), tools: BTreeMap::new() };
+    let history = options.history.clone();
+    let mut agent = Agent { telemetry, exporter, reports, history, running: BTreeMap::new(), tools: BTreeMap::new() };
     let mut figures_at = Instant::now();
     agent.figures(&mut session);
     while !STOP.load(Ordering::Relaxed) {
@@ -104,6 +110,7 @@ struct Agent {
     telemetry: Arc<Telemetry>,
     exporter: Option<Exporter>,
     reports: Option<Store>,
+    history: Option<HistoryStore>,
     running: BTreeMap<BuildId, String>,
     tools: BTreeMap<String, u64>,
 }
@@ -150,6 +157,10 @@ impl Agent {
                 self.keep(session, build);
             }
             session.model_mut().forget(id);
+        }
+        history::warn(session, Talk::Report);
+        if let Some(history) = &self.history {
+            history::keep(session, history);
         }
     }
 

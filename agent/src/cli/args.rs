@@ -83,6 +83,10 @@ pub struct RunArguments {
     /// Size of the kernel's event ring: 16M, 512K; rounded up to a power of two.
     #[arg(long, value_name = "BYTES", default_value = "16M")]
     pub ring_size: String,
+    /// Neither read nor keep what builds did, which later ones need to say why a package was rebuilt and what a hit saved
+    /// (also: GOBUILD_TRACE_HISTORY=off).
+    #[arg(long)]
+    pub no_history: bool,
     /// The live line: only on a terminal and outside of CI, or never.
     #[arg(long, value_enum, default_value = "auto")]
     pub progress: ProgressArgument,

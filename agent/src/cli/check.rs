@@ -70,6 +70,7 @@ pub fn probes() -> Vec<Probe> {
         measure: false,
         sample_every: Duration::MAX,
         likely_go_commands: Vec::new(),
+        history: None,
     };
     match Session::start(&options, None) {
         Ok(session) => session.model().document().probes,

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use super::signals::{Forwarding, Inherited};
 use super::{EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND};
-use crate::host::sudo::InvokingUser;
+use crate::host::{file_identity::FileIdentity, sudo::InvokingUser};
 
 /// What to run, and as whom.
 #[derive(Debug)]
@@ -58,6 +58,12 @@ impl Identity {
     #[must_use]
     pub fn of(user: &InvokingUser) -> Self {
         Self { uid: user.uid, gid: user.gid, groups: user.groups.clone() }
+    }
+
+    /// The same, for what we open in this user's name.
+    #[must_use]
+    pub fn for_files(&self) -> FileIdentity {
+        FileIdentity { uid: self.uid, gid: self.gid, groups: self.groups.clone() }
     }
 }
 

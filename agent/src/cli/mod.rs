@@ -17,6 +17,8 @@ pub mod check;
 #[cfg(feature = "probe")]
 pub mod child;
 #[cfg(feature = "probe")]
+pub mod history;
+#[cfg(feature = "probe")]
 pub mod live;
 #[cfg(feature = "probe")]
 pub mod output;

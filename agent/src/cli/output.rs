@@ -29,7 +29,7 @@ pub struct OutputError {
 pub fn create(option: &'static str, path: &Path, identity: Option<&Identity>) -> Result<File, OutputError> {
     let result = match identity {
         None => open_file(path, OFlag::empty()),
-        Some(identity) => open_as(path, identity),
+        Some(identity) => identity.for_files().with(|| open_file(path, OFlag::O_NOFOLLOW)),
     };
     result.map_err(|source| OutputError { option, path: path.to_owned(), source })
 }
@@ -38,29 +38,4 @@ fn open_file(path: &Path, more: OFlag) -> io::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | more;
     // Readable by all but for the umask, as any other tool leaves its files.
     Ok(File::from(open(path, flags, Mode::from_bits_truncate(0o666))?))
-}
-
-/// Opens in a thread of its own that has the user's groups and file-system ids: on Linux these belong to a thread, and
-/// the raw system calls do not spread them to the others as the C library's functions do.
-fn open_as(path: &Path, identity: &Identity) -> io::Result<File> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let Identity { uid, gid, groups } = identity;
-            // SAFETY: plain system calls; the groups' pointer and length belong together. setfsuid and setfsgid tell
-            // no errors: asked with an invalid id they answer what is in force.
-            let ids = unsafe {
-                if libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == -1 {
-                    return Err(io::Error::last_os_error());
-                }
-                libc::syscall(libc::SYS_setfsgid, *gid);
-                libc::syscall(libc::SYS_setfsuid, *uid);
-                (libc::syscall(libc::SYS_setfsuid, u32::MAX), libc::syscall(libc::SYS_setfsgid, u32::MAX))
-            };
-            if ids != (i64::from(*uid), i64::from(*gid)) {
-                return Err(io::ErrorKind::PermissionDenied.into());
-            }
-            open_file(path, OFlag::O_NOFOLLOW)
-        });
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the opening thread panicked")))
-    })
 }

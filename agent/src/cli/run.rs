@@ -15,6 +15,7 @@ use std::{
 use super::{
     EXIT_FAILED,
     child::{Child, ChildStatus, CommandSpec, Identity, exit_as},
+    history,
     live::LiveLine,
     output, say,
     settings::{RunSettings, Talk, WhenImpossible},
@@ -73,6 +74,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
     let mut outputs = Outputs::open(settings, spec.identity.as_ref())?;
     let command: Vec<_> = settings.command.iter().map(|word| word.to_string_lossy()).collect();
     let root_cookie = cookie();
+    let history = history::of_user(settings, &spec);
     let options = trace::Options {
         scope: settings.scope,
         tier: settings.tier,
@@ -82,6 +84,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
         measure: false,
         sample_every: settings.sample_every,
         likely_go_commands: go_commands(&spec),
+        history: history.clone(),
     };
     let mut session = match Session::start(&options, outputs.record.take()) {
         Ok(session) => session,
@@ -106,7 +109,11 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
     let signals_of_the_command = signals::count();
     session.finish(Some(stream_status(status)), duration);
     let document = session.model().document();
+    history::warn(&mut session, settings.talk);
     write_reports(settings, &mut outputs, &document);
+    if let Some(history) = &history {
+        history::keep(&mut session, history);
+    }
     if let Some((exporter, telemetry)) = exporter
         && export_wanted(signals_of_the_command)
     {

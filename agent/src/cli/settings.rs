@@ -56,6 +56,17 @@ pub struct RunSettings {
     pub ring_bytes: u32,
     /// Whether there is a live line.
     pub progress: Progress,
+    /// Whether what builds did is remembered.
+    pub history: Remember,
+}
+
+/// Whether what builds did is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remember {
+    /// In the user's cache directory.
+    Yes,
+    /// Nothing is read, nothing is kept.
+    No,
 }
 
 /// How much is said on stderr.
@@ -246,6 +257,7 @@ fn run(arguments: RunArguments, surroundings: &Surroundings) -> Result<RunSettin
         sample_every,
         strict,
         ring_size,
+        no_history,
         progress,
         command,
     } = arguments;
@@ -264,6 +276,7 @@ fn run(arguments: RunArguments, surroundings: &Surroundings) -> Result<RunSettin
         sample_every: sampling(&sample_every)?,
         impossible: if strict { WhenImpossible::Fail } else { WhenImpossible::RunUntraced },
         ring_bytes: ring_bytes(&ring_size)?,
+        history: if no_history { Remember::No } else { Remember::Yes },
         progress: match (progress, talk) {
             (ProgressArgument::Auto, Talk::Report)
                 if surroundings.stderr_terminal && !surroundings.ci && !surroundings.dumb =>

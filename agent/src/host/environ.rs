@@ -112,8 +112,16 @@ variables! {
     CgoEnabled = "CGO_ENABLED", None;
     /// `GO111MODULE`.
     Go111Module = "GO111MODULE", None;
+    /// `GO386`.
+    Go386 = "GO386", None;
+    /// `GOAMD64`.
+    GoAmd64 = "GOAMD64", None;
     /// `GOARCH`.
     GoArch = "GOARCH", None;
+    /// `GOARM`.
+    GoArm = "GOARM", None;
+    /// `GOARM64`.
+    GoArm64 = "GOARM64", None;
     /// `GOCACHE`, the build cache's directory.
     GoCache = "GOCACHE", None;
     /// `GOCACHEPROG`: the program's name, without directory and arguments.
@@ -122,6 +130,10 @@ variables! {
     GoDebug = "GODEBUG", None;
     /// `GOENV`, the file that `go env -w` writes, or `off`.
     GoEnv = "GOENV", None;
+    /// `GOEXPERIMENT`.
+    GoExperiment = "GOEXPERIMENT", None;
+    /// `GOFIPS140`.
+    GoFips140 = "GOFIPS140", None;
     /// `GOFLAGS`.
     GoFlags = "GOFLAGS", Flags;
     /// `GOINSECURE`.

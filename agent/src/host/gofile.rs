@@ -110,6 +110,18 @@ fn unquote(word: &str) -> String {
     word.trim_matches(['"', '`']).to_owned()
 }
 
+/// The build id in the head of a package archive (cmd/internal/buildid, `ReadFile`).
+#[must_use]
+pub fn parse_archive_build_id(head: &[u8]) -> Option<String> {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let (magic, member, object, build_id) = (lines.next()?, lines.next()?, lines.next()?, lines.next()?);
+    let archive = magic == b"!<arch>" && member.starts_with(b"__.PKGDEF ") && object.starts_with(b"go object ");
+    let quoted = build_id.strip_prefix(b"build id \"").filter(|_| archive)?.strip_suffix(b"\"")?;
+    // URL-safe base64 with a slash between its parts: nothing in it is ever escaped.
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'/');
+    quoted.iter().all(plain).then(|| String::from_utf8_lossy(quoted).into_owned())
+}
+
 /// The value of a flag in GOFLAGS or an argument list, with one dash or two, as `-flag=value` or `-flag value`.
 #[must_use]
 pub fn flag_value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {

@@ -8,6 +8,7 @@
 
 pub mod environ;
 pub mod gofile;
+pub mod history;
 pub mod redact;
 pub mod settings;
 
@@ -24,6 +25,10 @@ pub mod machine;
 
 #[cfg(feature = "probe")]
 pub mod capability;
+#[cfg(feature = "probe")]
+pub mod file_identity;
+#[cfg(feature = "probe")]
+pub mod history_store;
 #[cfg(feature = "probe")]
 pub mod process;
 #[cfg(feature = "probe")]

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::environ::{Environ, Start, Variable};
 use super::fact::Fact;
-use super::gofile::{ImportConfig, MainModule, flag_value, parse_go_mod, parse_response_file};
+use super::gofile::{ImportConfig, MainModule, flag_value, parse_archive_build_id, parse_go_mod, parse_response_file};
 use super::settings::{GoSettings, parse_env_file, user_env_file};
 use super::{quoted, redact};
 
@@ -66,6 +66,8 @@ const GO_MOD_BYTES_MAX: usize = 4 << 20;
 const ENV_FILE_BYTES_MAX: usize = 1 << 20;
 /// The importcfg of a program with 10,000 packages is about 2 MiB.
 const IMPORT_CONFIG_BYTES_MAX: usize = 32 << 20;
+/// What the go command itself reads of an archive to find its build id (cmd/internal/buildid, `ReadFile`).
+const ARCHIVE_HEAD_BYTES: usize = 1024;
 const RESPONSE_FILE_BYTES_MAX: usize = 32 << 20;
 /// The depth at which a search upwards for go.mod ends; PATH_MAX does not allow many more directories.
 const DIRECTORIES_MAX: usize = 256;
@@ -219,6 +221,34 @@ impl Process {
         self.read_file(path, IMPORT_CONFIG_BYTES_MAX)
             .map(|bytes| ImportConfig::parse(&String::from_utf8_lossy(&bytes)))
             .too_late_if_absent()
+    }
+
+    /// The build id of a package archive: action and content. The go command rewrites it before anyone may read it.
+    #[must_use]
+    pub fn archive_build_id(&self, path: &Path) -> Fact<String> {
+        let read = |file: File| {
+            let mut head = [0; ARCHIVE_HEAD_BYTES];
+            let mut filled = 0;
+            while filled < head.len() {
+                match (&file).read(&mut head[filled..])? {
+                    0 => break,
+                    length => filled += length,
+                }
+            }
+            Ok(head[..filled].to_vec())
+        };
+        Fact::from(self.open_file(path).and_then(read))
+            .too_late_if_absent()
+            .and_then(|head| parse_archive_build_id(&head).map_or(Fact::Unreadable(0), Fact::Known))
+    }
+
+    /// It has our view of the file system: a path means the same file to it as to us.
+    #[must_use]
+    pub fn shares_our_files(&self) -> bool {
+        let ours = std::fs::read_link("/proc/self/ns/mnt").ok();
+        ours.is_some()
+            && self.link("ns/mnt").known() == ours
+            && self.link("root").known().is_some_and(|root| root == Path::new("/"))
     }
 
     /// Arguments of a response file, secrets removed. The go command deletes it when the tool has ended.

@@ -39,7 +39,23 @@ pub struct GoSettings {
     pub temporary: Option<String>,
     /// GOWORK as it is set: `off`, a path, or absent for the search upwards.
     pub workspace: Option<String>,
+    /// `NAME=value` of what is set and goes into every package's compilation; this machine's own GOOS and GOARCH, which
+    /// are the default, are left out.
+    pub target: Vec<String>,
 }
+
+/// What goes into every package's compilation (`(*Builder).buildActionID`, cmd/go/internal/work/exec.go).
+const TARGET: [Variable; 9] = [
+    Variable::CgoEnabled,
+    Variable::Go386,
+    Variable::GoAmd64,
+    Variable::GoArch,
+    Variable::GoArm,
+    Variable::GoArm64,
+    Variable::GoExperiment,
+    Variable::GoFips140,
+    Variable::GoOs,
+];
 
 /// One entry of GOPROXY.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,7 +174,29 @@ impl GoSettings {
                     .unwrap_or_else(|| "/tmp".to_owned()),
             ),
             workspace: get(Variable::GoWork),
+            target: TARGET
+                .into_iter()
+                .filter_map(|variable| Some((variable, get(variable)?)))
+                .filter(|(variable, value)| {
+                    let own = match variable {
+                        Variable::GoOs => "linux",
+                        Variable::GoArch => go_architecture(),
+                        _ => "",
+                    };
+                    value != own
+                })
+                .map(|(variable, value)| format!("{}={value}", variable.name()))
+                .collect(),
         }
+    }
+}
+
+/// GOARCH of this machine.
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 
@@ -221,6 +259,9 @@ mod tests {
         assert_eq!(settings.max_procs, Some(3));
         assert_eq!(settings.temporary.as_deref(), Some("/tmp"));
         assert_eq!(settings.proxies.unwrap().len(), 2);
+        let environ = Environ::parse(b"GOOS=linux\0GOARCH=mips\0CGO_ENABLED=0\0", Start::Whole);
+        let crossed = GoSettings::merge(&environ, &BTreeMap::new(), &BTreeMap::new(), None);
+        assert_eq!(crossed.target, ["CGO_ENABLED=0", "GOARCH=mips"]);
         let bare = GoSettings::merge(&Environ::default(), &BTreeMap::new(), &BTreeMap::new(), None);
         assert_eq!((bare.proxies, bare.module_cache, bare.build_cache), (None, None, None));
     }

@@ -183,20 +183,17 @@ pub fn example() -> Document {
     let mut packages: Vec<Package> = (0..371)
         .map(|number| Package {
             import_path: format!("example.com/lib/number{number}"),
-            result: CacheResult::Miss,
             compile_ns: Some((400 - number) * MS),
             wall_share_ns: (371 - number) * MS / 3,
+            reason: Some(if number < 168 { RebuildReason::InputsChanged } else { RebuildReason::NeverBuilt }),
+            because_of: (1..120).contains(&number).then(|| "k8s.io/api/core/v1".to_owned()),
+            ..Package::new(String::new(), CacheResult::Miss)
         })
         .collect();
     packages[0].import_path = "k8s.io/api/core/v1".to_owned();
     packages[0].compile_ns = Some(6_800 * MS);
     packages[0].wall_share_ns = 4_100 * MS;
-    packages.extend((0..412).map(|number| Package {
-        import_path: format!("std/number{number}"),
-        result: CacheResult::Hit,
-        compile_ns: None,
-        wall_share_ns: 0,
-    }));
+    packages.extend((0..412).map(|number| Package::new(format!("std/number{number}"), CacheResult::Hit)));
     let compile = ToolRun {
         tool: "compile".to_owned(),
         import_path: Some("k8s.io/api/core/v1".to_owned()),
@@ -262,7 +259,13 @@ pub fn example() -> Document {
     ];
     build.modules = modules;
     build.caches = Caches {
-        build: Some(BuildCache { hits: 412, misses: 371, directory: None, backend: Some(CacheBackend::Local) }),
+        build: Some(BuildCache {
+            hits: 412,
+            misses: 371,
+            directory: None,
+            backend: Some(CacheBackend::Local),
+            saved_ns: Some(95 * S),
+        }),
         module: Some(ModuleCache { hits: 12, misses: 87, directory: None }),
         packages,
         ..Caches::default()
@@ -298,7 +301,7 @@ pub fn warm() -> Build {
     ];
     build.modules = (0..99).map(|number| module(&format!("example.com/m{number}"), "v1.0.0", Vec::new())).collect();
     build.caches.module = Some(ModuleCache { hits: 99, misses: 0, directory: None });
-    build.caches.build = Some(BuildCache { hits: 783, misses: 0, directory: None, backend: None });
+    build.caches.build = Some(BuildCache { hits: 783, misses: 0, directory: None, backend: None, saved_ns: None });
     build
 }
 
@@ -344,10 +347,9 @@ pub fn many_commands() -> Document {
     let compiled = |count: u64| -> Vec<Package> {
         (0..count)
             .map(|number| Package {
-                import_path: format!("example.com/app/p{number}"),
-                result: CacheResult::Miss,
                 compile_ns: Some((900 - number) * MS),
                 wall_share_ns: (900 - number) * MS / 2,
+                ..Package::new(format!("example.com/app/p{number}"), CacheResult::Miss)
             })
             .collect()
     };
@@ -356,7 +358,7 @@ pub fn many_commands() -> Document {
     test.result = Some(BuildResult::Failure);
     test.phases = phases(&[(Phase::Compile, 48_000), (Phase::Link, 9_700), (Phase::Run, 90_000), (Phase::Load, 3_300)]);
     test.caches.packages = compiled(90);
-    test.caches.build = Some(BuildCache { hits: 700, misses: 90, directory: None, backend: None });
+    test.caches.build = Some(BuildCache { hits: 700, misses: 90, directory: None, backend: None, saved_ns: None });
     let Document { builds: mut example, .. } = example();
     let mut vet = build("go vet ./...", 9_400 * MS);
     vet.phases = phases(&[(Phase::Compile, 7_600), (Phase::Vet, 1_800)]);

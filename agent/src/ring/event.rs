@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::call::CallEvent;
 use crate::{
     build::types::{Machine, ProbeState, Scope, Tier},
-    host::{GoSettings, MainModule},
+    host::{GoSettings, MainModule, history::CacheHistory},
 };
 
 /// Something that happened, in the order in which it happened.
@@ -83,6 +83,9 @@ pub enum Body {
     Call(CallEvent),
     /// What the threads of processes did, those that changed since the sample before it.
     Threads(Vec<ProcessThreads>),
+    /// What earlier builds did with the build cache of the go command that was just executed; in parts where it is
+    /// large, and without packages where the stream has them already.
+    History(CacheHistory),
 }
 
 /// What holds for the whole stream.
@@ -508,6 +511,8 @@ pub struct Block {
 pub struct PackageFiles {
     /// Import path → file; empty for one that was there before the build.
     pub files: Vec<(String, String)>,
+    /// Import path → build id (action and content), of every package that it imports, once for each file.
+    pub build_ids: Vec<(String, String)>,
 }
 
 /// Dropped events.

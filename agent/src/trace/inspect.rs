@@ -14,7 +14,7 @@ use super::instrument::{Instruments, REMEMBERED_FILES};
 use crate::{
     build::Tier,
     gobin::{self, GoroutineOffsets, Recognised},
-    host::{Variable, process::Process},
+    host::{Variable, history::CacheHistory, history_store::HistoryStore, process::Process},
     probe::{self, Probes},
     ring::{
         Event,
@@ -31,17 +31,32 @@ pub struct Inspector {
     instruments: Instruments,
     /// Go commands that are being unpacked.
     unpacking: HashSet<PathBuf>,
+    /// Package archives whose build id was read.
+    archives: HashSet<String>,
+    /// What earlier builds did.
+    history: Option<HistoryStore>,
+    /// Build caches of which the stream knows.
+    histories: HashSet<String>,
+    wall_offset_ns: i64,
+    warnings: Vec<String>,
 }
 
+/// Beyond it they are forgotten, and read again.
+const ARCHIVES_MAX: usize = 1 << 16;
+
 impl Inspector {
-    /// `allowed`: the highest tier that may be used.
-    pub fn new(allowed: Tier) -> Self {
-        let goroutines = allowed >= Tier::Goroutine;
+    /// `allowed`: the highest tier that may be used; `wall_offset_ns`: wall clock minus CLOCK_MONOTONIC.
+    pub fn new(allowed: Tier, history: Option<HistoryStore>, wall_offset_ns: i64) -> Self {
         Self {
-            goroutines,
+            goroutines: allowed >= Tier::Goroutine,
             known: LruCache::new(REMEMBERED_FILES),
             instruments: Instruments::new(allowed),
             unpacking: HashSet::new(),
+            archives: HashSet::new(),
+            history,
+            histories: HashSet::new(),
+            wall_offset_ns,
+            warnings: Vec::new(),
         }
     }
 
@@ -61,15 +76,62 @@ impl Inspector {
     }
 
     /// The packages that a compilation or link was given: what it had to wait for. Files matter of those built in this run.
-    pub fn imports(&self, event: &Event) -> Option<Event> {
+    pub fn imports(&mut self, event: &Event) -> Option<Event> {
         let Body::Exec(exec) = &event.body else { return None };
         exec.import_path.as_ref()?;
         let at = exec.arguments.iter().position(|word| word == "-importcfg")?;
         let file = Path::new(exec.arguments.get(at + 1)?);
-        let config = Process::open(event.task.pid).and_then(|process| process.import_config(file)).known()?;
+        // Its file stays until the go command ends, whose tool it is.
+        let (process, config) = [event.task.pid, exec.parent].into_iter().find_map(|pid| {
+            let process = Process::open(pid).known()?;
+            let config = process.import_config(file).known()?;
+            Some((process, config))
+        })?;
+        let mut build_ids = Vec::new();
+        for package in &config.packages {
+            if self.archives.len() >= ARCHIVES_MAX {
+                self.archives.clear();
+            }
+            // The name of a file says what is in it: in the cache by its hash, and `$WORK` is each build's own.
+            if self.archives.insert(package.file.clone())
+                && let Some(build_id) = process.archive_build_id(Path::new(&package.file)).known()
+            {
+                build_ids.push((package.import_path.clone(), build_id));
+            }
+        }
         let built = |file: String| if file.contains("/go-build") { file } else { String::new() };
         let files = config.packages.into_iter().map(|package| (package.import_path, built(package.file))).collect();
-        Some(Event { at_ns: event.at_ns, task: event.task, body: Body::Packages(PackageFiles { files }) })
+        Some(Event { at_ns: event.at_ns, task: event.task, body: Body::Packages(PackageFiles { files, build_ids }) })
+    }
+
+    /// What is known of the build cache of a go command that was just executed. A process in another mount namespace may
+    /// mean another directory by the same name.
+    pub fn history(&mut self, facts: &Event) -> Vec<Event> {
+        let Body::Facts(found) = &facts.body else { return Vec::new() };
+        let settings = found.settings.as_ref().filter(|settings| settings.cache_program.is_none());
+        let cache = settings.and_then(|settings| settings.build_cache.as_deref());
+        let (Some(store), Some(cache)) = (&self.history, cache.filter(|cache| cache.starts_with('/'))) else {
+            return Vec::new();
+        };
+        let ours = Process::open(facts.task.pid).known().is_some_and(|process| process.shares_our_files());
+        if found.program != Program::Go || !ours {
+            return Vec::new();
+        }
+        let mut known = CacheHistory { directory: cache.to_owned(), ..CacheHistory::default() };
+        if self.histories.insert(cache.to_owned()) {
+            let begun_ns = facts.at_ns.saturating_add_signed(self.wall_offset_ns);
+            match store.load(cache, begun_ns) {
+                Ok(Some(kept)) => known = kept,
+                Ok(None) => {}
+                Err(error) => self.warnings.push(format!("what earlier builds did is not known: {error}")),
+            }
+        }
+        known.parts().map(|part| Event { body: Body::History(part), ..facts.clone() }).collect()
+    }
+
+    /// What went wrong since the last call, for whoever prints.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// A file of a toolchain was unpacked: the go command is about to become that toolchain's, by exec. Its executable is

@@ -14,7 +14,7 @@ use gobuild_trace_common::{DropReason, Kind, LostKey};
 use super::inspect::Inspector;
 use crate::{
     build::{Machine, Model, ProbeState, Scope, Tier},
-    host::{block_device, machine},
+    host::{block_device, history_store::HistoryStore, machine},
     probe::{self, EventRing, ProbeError, Probes, ProgramState},
     ring::{
         Event, decode,
@@ -42,6 +42,8 @@ pub struct Options {
     pub sample_every: Duration,
     /// Go commands that are likely to run.
     pub likely_go_commands: Vec<PathBuf>,
+    /// What earlier builds did; absent when nothing is to be remembered.
+    pub history: Option<HistoryStore>,
 }
 
 /// A running observation. Dropping it detaches everything.
@@ -102,7 +104,7 @@ impl Session {
         };
         let begin_ns = clock.monotonic_ns;
         let mut session = Self {
-            inspector: Inspector::new(options.tier),
+            inspector: Inspector::new(options.tier, options.history.clone(), begin.wall_offset_ns),
             probes,
             ring,
             model: Model::new(begin_ns, begin.clone()),
@@ -143,8 +145,10 @@ impl Session {
                 let facts = decoded.executable.map(|file| inspector.inspect(&decoded.event, file, probes));
                 inspector.unpacked(&decoded.event, probes);
                 let imports = inspector.imports(&decoded.event);
+                let history = facts.as_ref().map(|facts| inspector.history(facts)).unwrap_or_default();
                 batch.push(decoded.event);
                 batch.extend(facts);
+                batch.extend(history);
                 batch.extend(imports);
             }
             Err(_) => *undecodable += 1,
@@ -245,6 +249,11 @@ impl Session {
         if let Some(recorder) = &mut self.recorder {
             let _ = recorder.flush();
         }
+    }
+
+    /// What went wrong beside the observation since the last call.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        self.inspector.take_warnings()
     }
 
     /// The model so far.

@@ -114,7 +114,8 @@ fn a_build_under_sudo_is_the_invoking_users() {
     assert!(!proxy.log().is_empty());
 
     let mut made = vec![go.work_dir().to_owned()];
-    for folder in [go.work_dir().to_owned(), go.build_cache(), go.module_cache()] {
+    let history = go.root().join("home/.cache/gobuild-trace");
+    for folder in [go.work_dir().to_owned(), go.build_cache(), go.module_cache(), history] {
         let before = made.len();
         files(&folder, &mut made);
         assert!(made.len() > before, "nothing in {}", folder.display());

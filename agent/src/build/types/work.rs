@@ -47,6 +47,9 @@ pub struct BuildCache {
     /// What serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<CacheBackend>,
+    /// Sum over the packages' `saved_ns`; absent when none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_ns: Option<u64>,
 }
 
 /// What serves the build cache.
@@ -83,6 +86,58 @@ pub struct Package {
     pub compile_ns: Option<u64>,
     /// Share in the wall time.
     pub wall_share_ns: u64,
+    /// Of the action that compiles it, as Go prints it: 20 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action_id: Option<String>,
+    /// Why the cache did not have it; absent for a hit, and when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<RebuildReason>,
+    /// The first rebuilt package below it whose own inputs changed, so that this one had to be rebuilt whatever else
+    /// changed in it; absent when it is itself the first one, and when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because_of: Option<String>,
+    /// What compiling it cost when it was last compiled with the same inputs; for hits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_ns: Option<u64>,
+}
+
+impl Package {
+    /// A package of which no more is known.
+    pub fn new(import_path: String, result: CacheResult) -> Self {
+        Self {
+            import_path,
+            result,
+            compile_ns: None,
+            wall_share_ns: 0,
+            action_id: None,
+            reason: None,
+            because_of: None,
+            saved_ns: None,
+        }
+    }
+}
+
+/// Why the build cache did not have a package. Earlier builds are those with the same GOCACHE that were observed on this
+/// machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RebuildReason {
+    /// It was never built with this cache: the cache was made in a build that was observed, nobody else has written to it
+    /// between observed builds, and none of them had the package.
+    NeverBuilt,
+    /// Earlier builds had it with other inputs, and none with these. Inputs are its sources, what it imports, and the
+    /// flags and settings of the build.
+    InputsChanged,
+    /// Earlier builds had it, but none with this version of Go, which is an input of every package.
+    ToolchainChanged,
+    /// An earlier build left it in the cache with the same inputs, and its entry is gone.
+    Trimmed,
+    /// Its entry is there, but the output that it names is not.
+    OutputMissing,
+    /// The earlier build with the same inputs could not write it into the cache.
+    CacheUnwritable,
+    /// `-a`.
+    Forced,
 }
 
 /// What a cache did.

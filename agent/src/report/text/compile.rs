@@ -1,14 +1,14 @@
 //! Which packages cost the time, and what the build cache spared.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::TextOptions;
 use super::doubt::{Doubt, marked};
 use super::download::more;
 use super::page::{BAD, Line, PLAIN, Page, STRONG};
 use super::table::{Align, Cell, Table};
-use crate::build::{Build, BuildResult, CacheResult, Phase, ToolRun};
-use crate::units;
+use crate::build::{Build, BuildResult, CacheResult, Phase, RebuildReason, ToolRun};
+use crate::{units, words};
 
 /// Something was compiled.
 pub fn has_content(build: &Build) -> bool {
@@ -48,7 +48,52 @@ pub fn print(page: &mut Page, build: &Build, options: &TextOptions) {
         ]);
     }
     table.print(page);
-    more(page, rows.len(), options, doubt.tools || doubt.caches);
+    let rest = rows.len().saturating_sub(options.rows.limit());
+    let reasons = reasons(build, doubt);
+    if reasons.is_empty() {
+        more(page, rows.len(), options, doubt.tools || doubt.caches);
+    } else {
+        let rest = match rest {
+            0 => String::new(),
+            rest => format!("{} more; ", marked(doubt.tools || doubt.caches, rest.to_string())),
+        };
+        page.faint_wrapped("          ", &format!("{rest}{reasons}"));
+    }
+    page.faint_wrapped("          ", &roots(build, options, doubt));
+}
+
+/// `203 never built here, 168 had changed inputs`, the commonest first.
+fn reasons(build: &Build, doubt: Doubt) -> String {
+    let mut counts: BTreeMap<RebuildReason, u64> = BTreeMap::new();
+    for reason in build.caches.packages.iter().filter_map(|package| package.reason) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|&(reason, count)| (std::cmp::Reverse(count), reason));
+    let words = |(reason, count): (RebuildReason, u64)| {
+        format!("{} {}", marked(doubt.caches, count.to_string()), words::rebuild_reason(reason))
+    };
+    counts.into_iter().map(words).collect::<Vec<_>>().join(", ")
+}
+
+/// `119 because k8s.io/api/core/v1 changed`, the commonest first.
+fn roots(build: &Build, options: &TextOptions, doubt: Doubt) -> String {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for root in build.caches.packages.iter().filter_map(|package| package.because_of.as_deref()) {
+        *counts.entry(root).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|&(root, count)| (std::cmp::Reverse(count), root));
+    let (shown, rest) = counts.split_at(counts.len().min(options.rows.limit()));
+    let mut parts: Vec<String> = shown
+        .iter()
+        .map(|(root, count)| format!("{} because {root} changed", marked(doubt.caches, count.to_string())))
+        .collect();
+    if !rest.is_empty() {
+        let packages = rest.iter().map(|(_, count)| count).sum::<u64>();
+        parts.push(format!("{} because others did", marked(doubt.caches, packages.to_string())));
+    }
+    parts.join(", ")
 }
 
 /// `compile   371 packages`, for a report that is about something else.
@@ -80,6 +125,10 @@ fn summary(build: &Build, doubt: Doubt) -> String {
                 [cache.hits.to_string(), total.to_string(), rate].map(|figure| marked(doubt.caches, figure));
             let start = if text.is_empty() { "none; " } else { "; " };
             text.push_str(&format!("{start}{hits} of {total} from the build cache ({rate})"));
+            if let Some(saved_ns) = cache.saved_ns.filter(|saved_ns| *saved_ns > 0) {
+                let saved = marked(doubt.caches, units::duration(saved_ns));
+                text.push_str(&format!(", saved about {saved}"));
+            }
         }
     }
     text

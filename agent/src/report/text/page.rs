@@ -90,6 +90,13 @@ impl Page {
         }
     }
 
+    /// Faint words below a table, nothing for none.
+    pub fn faint_wrapped(&mut self, indent: &str, text: &str) {
+        for line in wrap(text, WIDTH.saturating_sub(indent.len()).max(1)).into_iter().filter(|line| !line.is_empty()) {
+            self.push(Line::default().with(FAINT, format!("{indent}{line}")));
+        }
+    }
+
     /// As [`Self::wrapped`], and nothing for no words.
     pub fn wrapped_if_any(&mut self, first: Line, text: &str) {
         if !text.is_empty() {
