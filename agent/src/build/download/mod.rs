@@ -6,6 +6,7 @@
 
 mod attempt;
 mod call;
+mod entry;
 mod error;
 mod rows;
 
@@ -18,6 +19,7 @@ pub use attempt::{Attempt, Outcome, Subject, Timeline};
 pub use rows::{Charge, Rows, Span};
 
 use call::Calls;
+use entry::Entries;
 use error::{classify, of_the_network, status_error};
 
 use super::{
@@ -58,6 +60,7 @@ pub struct Download {
     last_answers: HashMap<(u32, u64), usize>,
     /// Connection → when the last request left on it whose fetch is known.
     taken: HashMap<ConnectionIndex, u64>,
+    entries: Entries,
 }
 
 /// What is known of a module version besides its fetches.
@@ -80,7 +83,11 @@ impl Download {
     /// A system call on a path in a module cache.
     pub fn path(&mut self, at_ns: u64, task: Task, event: &PathEvent, path: CachePath, network: &Network) {
         match path {
-            CachePath::Module { module, file } => self.module_path(at_ns, task, event, module, file, network),
+            CachePath::Module { module, file } => {
+                let fetched = self.fetched.contains(&(module.clone(), FileKind::Zip));
+                self.entries.file(task, event, &module, file, fetched);
+                self.module_path(at_ns, task, event, module, file, network);
+            }
             CachePath::Sumdb { database, record } => {
                 self.sumdb_name.get_or_insert(database);
                 let subject = match record {
@@ -89,7 +96,8 @@ impl Download {
                 };
                 self.sumdb_path(at_ns, task, event, subject);
             }
-            CachePath::Tree(_) | CachePath::Build(_) => {}
+            CachePath::Tree(module) => self.entries.tree(task, event, module),
+            CachePath::Build(_) => {}
         }
     }
 

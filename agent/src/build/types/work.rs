@@ -69,6 +69,9 @@ pub struct ModuleCache {
     pub hits: u64,
     /// The other rows.
     pub misses: u64,
+    /// Rows of either kind whose entry was incomplete; absent below the goroutine tier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<u64>,
     /// GOMODCACHE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
