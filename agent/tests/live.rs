@@ -22,6 +22,8 @@ mod several;
 mod caches;
 #[path = "live/reasons.rs"]
 mod reasons;
+#[path = "live/locks.rs"]
+mod locks;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

@@ -181,6 +181,7 @@ impl BuildState {
             tools,
             tests: test_run::rows(&self.arguments, &self.children, span, self.decided(), &share),
             disk: model.sees_blocks().then(|| self.disk.rows(Some(self.io_wait_ns), &model.begin.devices)),
+            locks: self.download.lock_rows(end_ns, self.layout.module_cache.as_deref(), self.build_cache.directory()),
             findings: Vec::new(),
         };
         for host in &mut build.hosts {
