@@ -24,6 +24,8 @@ mod caches;
 mod concurrency;
 #[path = "live/reasons.rs"]
 mod reasons;
+#[path = "live/locks.rs"]
+mod locks;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

@@ -191,6 +191,7 @@ impl BuildState {
                 self.threads.rows(self.start_ns, end_ns, tools_ns)
             }),
             disk: model.sees("block_rq_complete").then(|| self.disk.rows(Some(self.io_wait_ns), &model.begin.devices)),
+            locks: self.download.lock_rows(end_ns, self.layout.module_cache.as_deref(), self.build_cache.directory()),
             findings: Vec::new(),
         };
         for host in &mut build.hosts {

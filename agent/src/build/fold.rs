@@ -153,6 +153,7 @@ impl Model {
             Body::File(_)
             | Body::Stderr(_)
             | Body::Lock(_)
+            | Body::LockHolder(_)
             | Body::Connect(_)
             | Body::Tcp(_)
             | Body::Socket(_)
@@ -399,6 +400,7 @@ impl Model {
             Body::File(event) => state.download.file(at_ns, task, event),
             Body::Stderr(text) => state.download.stderr(at_ns, task.pid, text),
             Body::Lock(event) => state.download.lock(at_ns, task, event),
+            Body::LockHolder(event) => state.download.lock_held(at_ns, task, event),
             Body::Connect(event) => {
                 if let Some(connection) = state.network.connect(at_ns, task, event) {
                     state.download.dialled(task, connection, &mut state.network);

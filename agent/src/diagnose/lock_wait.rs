@@ -18,11 +18,12 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         .iter()
         .map(|module| part_of_share(module.wall_share_ns, wait_ns(module), module.duration_ns))
         .fold(0, u64::saturating_add);
+    let holder = held_by(build, longest).map(|holder| format!(", held by {holder}")).unwrap_or_default();
     findings.push(Finding {
         code: "lock_wait".to_owned(),
         severity: Severity::Warning,
         message: format!(
-            "{} waited {} for locks in the module cache that another go command held. Longest: {}, {}.",
+            "{} waited {} for locks in the module cache that another go command held. Longest: {}, {}{holder}.",
             units::counted(count(&waited), "module", "modules"),
             units::duration(total_ns),
             module_name(longest),
@@ -34,8 +35,22 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         evidence: waited
             .iter()
             .take(super::EVIDENCE)
-            .map(|module| format!("{}: waited {}", module_name(module), units::duration(wait_ns(module))))
+            .map(|module| {
+                let holder = held_by(build, module).map(|holder| format!(" for {holder}")).unwrap_or_default();
+                format!("{}: waited {}{holder}", module_name(module), units::duration(wait_ns(module)))
+            })
             .collect(),
         remedy: Some("Run one `go mod download` before builds that share a module cache.".to_owned()),
     });
+}
+
+/// `process 4711 (go mod download)`: who held the module's lock the longest, where it is known.
+fn held_by(build: &Build, module: &Module) -> Option<String> {
+    let name = module_name(module);
+    let longest = build.locks.iter().find(|wait| wait.module.as_deref() == Some(name.as_str()))?;
+    let command = match longest.holder_command.as_slice() {
+        [] => String::new(),
+        words => format!(" ({})", words.join(" ")),
+    };
+    Some(format!("process {}{command}", longest.holder_pid?))
 }

@@ -317,10 +317,25 @@ fn long_lock_waits_are_summed() {
         row.duration_ns = seconds * S;
         row.wall_share_ns = seconds * S / 2;
     }
-    let found = findings(&with_modules(rows));
+    let mut build = with_modules(rows);
+    let found = findings(&build);
     assert_eq!(found[0].code, "lock_wait");
     assert_eq!(found[0].lost_ns, Some(2_500 * MS));
     assert!(found[0].message.starts_with("2 modules waited 5.0 s"));
+    assert!(found[0].message.ends_with("Longest: example.com/m0 v1.0.0, 4.0 s."));
+
+    build.locks = vec![LockWait {
+        file: "/mc/cache/download/example.com/m0/@v/v1.0.0.lock".to_owned(),
+        kind: LockKind::Module,
+        module: Some("example.com/m0 v1.0.0".to_owned()),
+        wait_ns: 4 * S,
+        holder_pid: Some(77),
+        holder_command: vec!["go".to_owned(), "mod".to_owned(), "download".to_owned()],
+    }];
+    let found = findings(&build);
+    assert!(found[0].message.ends_with("v1.0.0, 4.0 s, held by process 77 (go mod download)."));
+    assert_eq!(found[0].evidence[0], "example.com/m0 v1.0.0: waited 4.0 s for process 77 (go mod download)");
+    assert_eq!(found[0].evidence[1], "example.com/m1 v1.0.0: waited 1.0 s");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! an error. Nothing here knows what a fact means for a build.
 
 pub mod environ;
+pub mod file_lock;
 pub mod gofile;
 pub mod history;
 pub mod redact;

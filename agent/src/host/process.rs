@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::sys::stat::{Mode, fstatat};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -121,6 +121,16 @@ impl Process {
                 Err(_) => directory,
             },
             _ => directory,
+        })
+    }
+
+    /// The file behind a descriptor: its path as the process sees it, and its inode number.
+    #[must_use]
+    pub fn descriptor(&self, fd: i32) -> Fact<(String, u64)> {
+        let name = format!("fd/{fd}");
+        self.link(&name).and_then(|path| {
+            let metadata = fstatat(&self.directory, name.as_str(), AtFlags::empty()).map_err(io::Error::from);
+            Fact::from(metadata).map(|metadata| (path.to_string_lossy().into_owned(), metadata.st_ino))
         })
     }
 

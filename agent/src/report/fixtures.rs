@@ -116,6 +116,7 @@ pub fn module(path: &str, version: &str, fetches: Vec<Fetch>) -> Module {
         wall_share_ns: fetches.iter().map(|fetch| fetch.wall_share_ns).sum(),
         error_type: None,
         error: None,
+        cache_entry: Some(if fetches.is_empty() { CacheEntry::Hit } else { CacheEntry::Miss }),
         fetches,
     }
 }
@@ -266,7 +267,7 @@ pub fn example() -> Document {
             backend: Some(CacheBackend::Local),
             saved_ns: Some(95 * S),
         }),
-        module: Some(ModuleCache { hits: 12, misses: 87, directory: None }),
+        module: Some(ModuleCache { hits: 12, misses: 87, incomplete: Some(0), directory: None }),
         packages,
         ..Caches::default()
     };
@@ -300,7 +301,7 @@ pub fn warm() -> Build {
         PhaseShare { phase: Phase::Link, wall_share_ns: 600 * MS, cpu_ns: Some(700 * MS) },
     ];
     build.modules = (0..99).map(|number| module(&format!("example.com/m{number}"), "v1.0.0", Vec::new())).collect();
-    build.caches.module = Some(ModuleCache { hits: 99, misses: 0, directory: None });
+    build.caches.module = Some(ModuleCache { hits: 99, misses: 0, incomplete: Some(0), directory: None });
     build.caches.build = Some(BuildCache { hits: 783, misses: 0, directory: None, backend: None, saved_ns: None });
     build
 }

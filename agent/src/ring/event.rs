@@ -86,6 +86,8 @@ pub enum Body {
     /// What earlier builds did with the build cache of the go command that was just executed; in parts where it is
     /// large, and without packages where the stream has them already.
     History(CacheHistory),
+    /// Who holds the lock that a thread waits for, as user space saw it.
+    LockHolder(LockHolder),
 }
 
 /// What holds for the whole stream.
@@ -334,6 +336,17 @@ pub struct LockEvent {
     pub ended: bool,
     /// When it began.
     pub since_ns: u64,
+}
+
+/// Who holds a lock that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHolder {
+    /// The locked file.
+    pub file: Option<String>,
+    /// The process; absent when it was not found.
+    pub pid: Option<u32>,
+    /// Its arguments, secrets removed; empty when they could not be read.
+    pub command: Vec<String>,
 }
 
 /// Names a socket while the stream lasts.

@@ -428,6 +428,7 @@ mod tests {
             wall_share_ns: 0,
             error_type: None,
             error: None,
+            cache_entry: None,
             fetches,
         };
         Build { subcommand: "build".to_owned(), complete: true, modules: vec![module], ..Build::default() }

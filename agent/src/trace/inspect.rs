@@ -1,7 +1,7 @@
 //! Looks at what was just executed: what the file is, once for each file, and for a go command how it is set up.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
@@ -14,12 +14,12 @@ use super::instrument::{Instruments, REMEMBERED_FILES};
 use crate::{
     build::Tier,
     gobin::{self, GoroutineOffsets, Recognised},
-    host::{Variable, history::CacheHistory, history_store::HistoryStore, process::Process},
+    host::{Variable, file_lock, history::CacheHistory, history_store::HistoryStore, process::Process},
     probe::{self, Probes},
     ring::{
         Event,
         decode::Executable,
-        event::{Body, Exec, PackageFiles, PathOperation, ProcessFacts, Program},
+        event::{Body, Exec, LockHolder, PackageFiles, PathOperation, ProcessFacts, Program, Task},
     },
 };
 
@@ -38,7 +38,17 @@ pub struct Inspector {
     /// Build caches of which the stream knows.
     histories: HashSet<String>,
     wall_offset_ns: i64,
+    /// (process, thread) → its wait for a lock.
+    waits: BTreeMap<(u32, u32), Wait>,
     warnings: Vec<String>,
+}
+
+/// A thread that waits for a file lock.
+#[derive(Debug)]
+struct Wait {
+    task: Task,
+    inode: u64,
+    holder: LockHolder,
 }
 
 /// Beyond it they are forgotten, and read again.
@@ -56,6 +66,7 @@ impl Inspector {
             history,
             histories: HashSet::new(),
             wall_offset_ns,
+            waits: BTreeMap::new(),
             warnings: Vec::new(),
         }
     }
@@ -127,6 +138,47 @@ impl Inspector {
             }
         }
         known.parts().map(|part| Event { body: Body::History(part), ..facts.clone() }).collect()
+    }
+
+    /// Who holds the lock that a thread began to wait for.
+    pub fn lock(&mut self, event: &Event) -> Option<Event> {
+        let thread = (event.task.pid, event.task.tid);
+        let lock = match &event.body {
+            Body::Lock(lock) => lock,
+            Body::Exit(_) => {
+                self.waits.retain(|(pid, _), _| *pid != event.task.pid);
+                return None;
+            }
+            _ => return None,
+        };
+        if lock.ended {
+            self.waits.remove(&thread);
+            return None;
+        }
+        let fd = lock.fd.filter(|fd| *fd >= 0)?;
+        let (file, inode) = Process::open(event.task.pid).and_then(|process| process.descriptor(fd)).known()?;
+        let holder = holder(&read_locks(), event.task.pid, inode, &file);
+        self.waits.insert(thread, Wait { task: event.task, inode, holder: holder.clone() });
+        Some(Event { at_ns: event.at_ns, task: event.task, body: Body::LockHolder(holder) })
+    }
+
+    /// Who has taken over locks that threads still wait for.
+    pub fn locks(&mut self, now_ns: u64) -> Vec<Event> {
+        if self.waits.is_empty() {
+            return Vec::new();
+        }
+        let locks = read_locks();
+        let mut news = Vec::new();
+        for wait in self.waits.values_mut() {
+            let file = wait.holder.file.clone().unwrap_or_default();
+            let now = holder(&locks, wait.task.pid, wait.inode, &file);
+            // One who does not stand there has it, or is about to: that its wait is over will come.
+            if now.pid.is_some() && now != wait.holder {
+                wait.holder = now.clone();
+                news.push(Event { at_ns: now_ns, task: wait.task, body: Body::LockHolder(now) });
+            }
+        }
+        news
     }
 
     /// What went wrong since the last call, for whoever prints.
@@ -227,6 +279,16 @@ impl Inspector {
             tracing::warn!(%error, role = ?Role::Go, "cannot tell the kernel programs what a file is");
         }
     }
+}
+
+fn read_locks() -> String {
+    std::fs::read_to_string("/proc/locks").unwrap_or_default()
+}
+
+fn holder(locks: &str, waiter: u32, inode: u64, file: &str) -> LockHolder {
+    let pid = file_lock::holder(locks, waiter, Some(inode));
+    let command = pid.and_then(|pid| Process::open(pid).and_then(|process| process.arguments()).known());
+    LockHolder { file: Some(file.to_owned()), pid, command: command.unwrap_or_default() }
 }
 
 /// How a go command is set up. Absent where it ended before it could be read.

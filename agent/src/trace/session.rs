@@ -145,10 +145,12 @@ impl Session {
                 let facts = decoded.executable.map(|file| inspector.inspect(&decoded.event, file, probes));
                 inspector.unpacked(&decoded.event, probes);
                 let imports = inspector.imports(&decoded.event);
+                let lock = inspector.lock(&decoded.event);
                 let history = facts.as_ref().map(|facts| inspector.history(facts)).unwrap_or_default();
                 batch.push(decoded.event);
                 batch.extend(facts);
                 batch.extend(history);
+                batch.extend(lock);
                 batch.extend(imports);
             }
             Err(_) => *undecodable += 1,
@@ -195,6 +197,9 @@ impl Session {
         }
         self.last_tick_ns = now_ns;
         self.tell_losses(now_ns);
+        for event in self.inspector.locks(now_ns) {
+            self.push(event);
+        }
         self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::Tick });
         if let Some(recorder) = &mut self.recorder {
             // What a kill leaves must be readable up to now.

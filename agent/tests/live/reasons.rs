@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use gobuild_trace::build::{Build, CacheResult, Package, RebuildReason};
-use testkit::goenv::GoEnv;
+use gobuild_trace::build::{Build, CacheEntry, CacheResult, Package, RebuildReason};
+use testkit::{
+    goenv::GoEnv,
+    module::{Module, escape},
+    proxy::Proxy,
+};
 
 use crate::wrapper::{PROGRAM, Ran, Wrapper, possible};
 
@@ -343,4 +347,53 @@ fn a_history_that_is_damaged_unwanted_or_impossible_costs_no_build() {
     fs::write(lab.histories(), "a file").unwrap();
     let ran = lab.build(&[], &[]);
     assert_eq!(ran.document.builds.len(), 1);
+}
+
+#[test]
+fn pieces_in_the_module_cache() {
+    if !possible() {
+        return;
+    }
+    use CacheEntry::{Hit, Incomplete, Miss};
+    let modules = crate::wrapper::modules(7);
+    let proxy = Proxy::builder("main").source(modules.clone()).start().unwrap();
+    let go = crate::wrapper::environment().proxy(proxy.url()).build().unwrap();
+    modules.write_program(go.work_dir()).unwrap();
+    let entries = || {
+        let ran = Wrapper::new(&go, &[], ["go", "mod", "download"]).run().succeeded();
+        let counted = ran.build().caches.module.as_ref().unwrap().incomplete;
+        let rows = ran.build().modules.iter();
+        let rows: BTreeMap<String, CacheEntry> =
+            rows.map(|module| (module.path.clone(), module.cache_entry.unwrap())).collect();
+        let incomplete = rows.values().filter(|entry| **entry == Incomplete).count();
+        assert_eq!(counted, Some(incomplete as u64));
+        let text = ran.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(text.contains("the module cache had pieces only"), incomplete > 0, "{}", ran.text);
+        let row = |module: &Module| rows[&module.path];
+        modules.modules().iter().map(row).collect::<Vec<_>>()
+    };
+    assert_eq!(entries(), [Miss; 7]);
+    assert_eq!(entries(), [Hit; 7]);
+    let file = |module: &Module, extension: &str| {
+        let folder = go.module_cache().join("cache/download").join(escape(&module.path)).join("@v");
+        folder.join(format!("{}.{extension}", module.version))
+    };
+    let tree = |module: &Module| go.module_cache().join(format!("{}@{}", escape(&module.path), module.version));
+    let all = modules.modules();
+    // An unpacking that was killed, a download that was killed.
+    fs::write(file(&all[0], "partial"), "").unwrap();
+    fs::remove_dir_all(tree(&all[1])).unwrap();
+    for extension in ["zip", "ziphash"] {
+        fs::remove_file(file(&all[1], extension)).unwrap();
+    }
+    fs::write(file(&all[1], "zip12345.tmp"), "PK").unwrap();
+    // Checksum without and with the zip gone; the tree gone; the whole version gone.
+    fs::remove_file(file(&all[2], "ziphash")).unwrap();
+    fs::remove_file(file(&all[3], "zip")).unwrap();
+    fs::remove_file(file(&all[3], "ziphash")).unwrap();
+    fs::remove_dir_all(tree(&all[4])).unwrap();
+    fs::remove_dir_all(tree(&all[5])).unwrap();
+    fs::remove_dir_all(file(&all[5], "zip").parent().unwrap()).unwrap();
+    assert_eq!(entries(), [Incomplete, Incomplete, Incomplete, Incomplete, Incomplete, Miss, Hit]);
+    assert_eq!(entries(), [Hit; 7]);
 }

@@ -226,9 +226,11 @@ mod tests {
     ) -> Vec<(String, Option<RebuildReason>, Option<String>)> {
         let mut histories = Histories::default();
         histories.learn(&CacheHistory { directory: "/gc".to_owned(), whole, packages });
-        let mut cache = BuildCache::default();
-        cache.contents = contents.iter().map(|&(action, content)| (id(action), id(content))).collect();
-        cache.absent = missed.iter().filter_map(|missed| missed.action).collect();
+        let cache = BuildCache {
+            contents: contents.iter().map(|&(action, content)| (id(action), id(content))).collect(),
+            absent: missed.iter().filter_map(|missed| missed.action).collect(),
+            ..BuildCache::default()
+        };
         let about = Circumstances { known: histories.of("/gc"), start_ns: 1, go_version: Some(GO), variant: "" };
         let judgements = judge(&cache, missed, about);
         judgements.into_iter().map(|(path, judged)| (path, judged.reason, judged.because_of)).collect()

@@ -15,8 +15,8 @@ use crate::{
         test_run,
         tools::Child,
         types::{
-            BuildCache, CacheBackend, CacheResult, Caches, HitMiss, Module, ModuleCache, ModuleResult, Package,
-            RebuildReason, Section, Tier,
+            BuildCache, CacheBackend, CacheEntry, CacheResult, Caches, HitMiss, Module, ModuleCache, ModuleResult,
+            Package, RebuildReason, Section, Tier,
         },
     },
     host::history::{Id, KnownAction, KnownPackage},
@@ -88,6 +88,8 @@ impl BuildState {
             module: (!modules.is_empty()).then(|| ModuleCache {
                 hits: module_hits,
                 misses: modules.len() as u64 - module_hits,
+                incomplete: goroutines
+                    .then(|| count(modules, |module| module.cache_entry == Some(CacheEntry::Incomplete))),
                 directory: self.layout.module_cache.clone(),
             }),
             module_files: (!modules.is_empty()).then_some(files),

@@ -82,6 +82,7 @@ impl Download {
         self.last_answers.retain(|goroutine, _| goroutine.0 != pid);
         self.current.retain(|goroutine, _| goroutine.0 != pid);
         self.current_sumdb.retain(|goroutine, _| goroutine.0 != pid);
+        self.entries.replaced(pid);
     }
 
     /// The attempt whose `web.get` is under way on a goroutine.

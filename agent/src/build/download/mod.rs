@@ -6,7 +6,9 @@
 
 mod attempt;
 mod call;
+mod entry;
 mod error;
+mod lock;
 mod rows;
 
 use std::{
@@ -18,14 +20,18 @@ pub use attempt::{Attempt, Outcome, Subject, Timeline};
 pub use rows::{Charge, Rows, Span};
 
 use call::Calls;
+use entry::Entries;
 use error::{classify, of_the_network, status_error};
+use lock::Locks;
 
 use super::{
     cache_path::{CachePath, ModuleFile, ModuleVersion, SumdbRecord},
     network::{ConnectionIndex, Network},
-    types::{ErrorType, FileKind, FollowsBecause},
+    types::{ErrorType, FileKind, FollowsBecause, LockWait},
 };
-use crate::ring::event::{Content, FileEvent, FileOperation, LockEvent, PathEvent, PathOperation, SocketEvent, Task};
+use crate::ring::event::{
+    Content, FileEvent, FileOperation, LockEvent, LockHolder, PathEvent, PathOperation, SocketEvent, Task,
+};
 
 const ENOENT: i32 = -2;
 
@@ -44,8 +50,7 @@ pub struct Download {
     /// Open attempt of a process for a subject.
     by_subject: HashMap<(u32, Subject), usize>,
     files: HashMap<(u32, i32), OpenFile>,
-    /// (process, thread) → lock wait under way.
-    lock_waits: HashMap<(u32, u32), (Option<ModuleVersion>, u64)>,
+    locks: Locks,
     other_locks: Vec<(u64, u64)>,
     /// Connection → attempt whose plain HTTP request it carries.
     plain: HashMap<ConnectionIndex, usize>,
@@ -58,6 +63,7 @@ pub struct Download {
     last_answers: HashMap<(u32, u64), usize>,
     /// Connection → when the last request left on it whose fetch is known.
     taken: HashMap<ConnectionIndex, u64>,
+    entries: Entries,
 }
 
 /// What is known of a module version besides its fetches.
@@ -80,7 +86,11 @@ impl Download {
     /// A system call on a path in a module cache.
     pub fn path(&mut self, at_ns: u64, task: Task, event: &PathEvent, path: CachePath, network: &Network) {
         match path {
-            CachePath::Module { module, file } => self.module_path(at_ns, task, event, module, file, network),
+            CachePath::Module { module, file } => {
+                let fetched = self.fetched.contains(&(module.clone(), FileKind::Zip));
+                self.entries.file(task, event, &module, file, fetched);
+                self.module_path(at_ns, task, event, module, file, network);
+            }
             CachePath::Sumdb { database, record } => {
                 self.sumdb_name.get_or_insert(database);
                 let subject = match record {
@@ -89,7 +99,8 @@ impl Download {
                 };
                 self.sumdb_path(at_ns, task, event, subject);
             }
-            CachePath::Tree(_) | CachePath::Build(_) => {}
+            CachePath::Tree(module) => self.entries.tree(task, event, module),
+            CachePath::Build(_) => {}
         }
     }
 
@@ -371,20 +382,29 @@ impl Download {
 
     /// A wait for a lock began or ended.
     pub fn lock(&mut self, at_ns: u64, task: Task, event: &LockEvent) {
-        let thread = (task.pid, task.tid);
         if !event.ended {
             let module = event.fd.and_then(|fd| match self.files.get(&(task.pid, fd)) {
                 Some(OpenFile::Lock(module)) => Some(module.clone()),
                 Some(OpenFile::Body(_)) | None => None,
             });
-            self.lock_waits.insert(thread, (module, event.since_ns));
-        } else if let Some((module, since_ns)) = self.lock_waits.remove(&thread) {
+            self.locks.began(task, event, module);
+        } else if let Some((module, since_ns)) = self.locks.ended(at_ns, task) {
             let waits = match module {
                 Some(module) => &mut self.modules.entry(module).or_default().lock_waits,
                 None => &mut self.other_locks,
             };
             waits.push((since_ns, at_ns));
         }
+    }
+
+    /// Who holds the lock that is waited for.
+    pub fn lock_held(&mut self, at_ns: u64, task: Task, event: &LockHolder) {
+        self.locks.held(at_ns, task, event);
+    }
+
+    /// Lock waits by file and holder, as far as they are known at `end_ns`.
+    pub fn lock_rows(&self, end_ns: u64, module_cache: Option<&str>, build_cache: Option<&str>) -> Vec<LockWait> {
+        self.locks.rows(end_ns, module_cache, build_cache)
     }
 
     /// A goroutine that a requester started dialled a connection.
@@ -662,7 +682,7 @@ impl Download {
 
     /// Lock waits under way: module, begin.
     pub fn waiting_locks(&self) -> impl Iterator<Item = (Option<&ModuleVersion>, u64)> {
-        self.lock_waits.values().map(|(module, since_ns)| (module.as_ref(), *since_ns))
+        self.locks.waiting().map(|wait| (wait.module.as_ref(), wait.since_ns))
     }
 }
 

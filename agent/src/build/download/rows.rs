@@ -9,8 +9,8 @@ use super::{
         proxy::Proxies,
         share::{self, Work},
         types::{
-            ErrorType, Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Redirect, Source, Stage,
-            Sumdb,
+            CacheEntry, ErrorType, Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Redirect, Source,
+            Stage, Sumdb,
         },
     },
     Attempt, Download, Outcome, Subject, Timeline,
@@ -281,6 +281,11 @@ impl Download {
             wall_share_ns: 0,
             error_type: error.as_ref().map(|(kind, _)| *kind),
             error: error.and_then(|(_, text)| text),
+            cache_entry: (!name.version.is_empty()).then(|| match result {
+                _ if self.entries.is_incomplete(name) => CacheEntry::Incomplete,
+                ModuleResult::Cached => CacheEntry::Hit,
+                ModuleResult::Downloaded | ModuleResult::Failed | ModuleResult::InFlight => CacheEntry::Miss,
+            }),
             fetches,
         })
     }

@@ -74,8 +74,24 @@ pub struct Module {
     /// Text of the error, secrets removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the module cache had of it; absent for a query without a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_entry: Option<CacheEntry>,
     /// In order of their start.
     pub fetches: Vec<Fetch>,
+}
+
+/// What the module cache had of a module version when the go command looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheEntry {
+    /// All that was asked for.
+    Hit,
+    /// Not all that was asked for, and what was there was whole.
+    Miss,
+    /// Pieces: a download or an unpacking that was broken off, a tree or a zip without its checksum, or a zip without its
+    /// tree. What was missing was made again, fetched or not. Told from the goroutine tier on.
+    Incomplete,
 }
 
 /// What became of a module.

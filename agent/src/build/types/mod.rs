@@ -224,6 +224,9 @@ pub struct Build {
     /// Block I/O.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
+    /// Waits for locks that other processes held, by file and holder, the longest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<LockWait>,
     /// What to do about it, costliest first.
     pub findings: Vec<Finding>,
 }

@@ -69,6 +69,9 @@ pub struct ModuleCache {
     pub hits: u64,
     /// The other rows.
     pub misses: u64,
+    /// Rows of either kind whose entry was incomplete; absent below the goroutine tier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<u64>,
     /// GOMODCACHE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
@@ -221,6 +224,44 @@ pub struct TestRun {
     /// Exit status; absent when a signal ended it, it was still running or nothing ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+}
+
+/// Waits for the lock of one file while one process held it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockWait {
+    /// The locked file.
+    pub file: String,
+    /// What it is for.
+    pub kind: LockKind,
+    /// Module and version whose lock file it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// Sum over the threads that waited; a holder that took over from another is noticed within 0.1 s.
+    pub wait_ns: u64,
+    /// The process that held it, as the kernel says; absent when the lock was free again before it could be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_pid: Option<u32>,
+    /// Arguments of that process, secrets removed; absent when they could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holder_command: Vec<String>,
+}
+
+/// What a locked file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockKind {
+    /// A module version: its download and its unpacking.
+    Module,
+    /// Another file of the module cache.
+    ModuleCache,
+    /// A repository below `cache/vcs`.
+    Vcs,
+    /// What is known of the checksum database.
+    Sumdb,
+    /// The build cache: trimming it.
+    BuildCache,
+    /// Any other file, such as `go.mod`.
+    Other,
 }
 
 /// What the threads of the go command and its tools did, without the user's programs. Times of threads: two that run for

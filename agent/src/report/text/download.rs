@@ -73,6 +73,11 @@ fn summary(build: &Build, doubt: Doubt) -> String {
             text.push_str(&format!("; {cached} more {verb} in the module cache"));
         }
     }
+    let incomplete = build.caches.module.as_ref().and_then(|cache| cache.incomplete).unwrap_or(0);
+    if incomplete > 0 {
+        let incomplete = marked(doubt.modules, incomplete.to_string());
+        text.push_str(&format!("; of {incomplete} the module cache had pieces only"));
+    }
     text
 }
 
