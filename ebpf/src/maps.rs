@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use gobuild_trace_common::{DROP_REASONS, FUNCTION_SITES, FileFacts, FileKey, FunctionSite, LostKey};
+use gobuild_trace_common::{DROP_REASONS, FUNCTION_SITES, FileFacts, FileKey, ForeignIo, FunctionSite, LostKey};
 
 /// The records.
 #[map]
@@ -50,6 +50,10 @@ pub static BIOS: LruHashMap<u64, QueuedBio> = LruHashMap::with_max_entries(32768
 /// First issue of requests by address. Completion deletes; devices have a fixed set of requests, so none piles up.
 #[map]
 pub static RQS: HashMap<u64, u64> = HashMap::with_max_entries(16384, 0);
+
+/// What devices did for nobody that is tracked, by their number.
+#[map]
+pub static DEVICES: HashMap<u32, ForeignIo> = HashMap::with_max_entries(1024, 0);
 
 /// Since when a thread is off the processor for block I/O.
 #[map]
