@@ -181,7 +181,9 @@ impl BuildState {
             caches,
             tools,
             tests: test_run::rows(&self.arguments, &self.children, span, self.decided(), &share),
-            disk: model.sees_blocks().then(|| self.disk.rows(Some(self.io_wait_ns), &model.begin.devices)),
+            disk: model
+                .sees("block_rq_complete")
+                .then(|| self.disk.rows(model.sees("sched_switch"), &model.begin.devices)),
             findings: Vec::new(),
         };
         for host in &mut build.hosts {
@@ -350,10 +352,11 @@ fn is_variant_compiled(import_path: &str, compiled: &BTreeMap<String, u64>) -> b
 }
 
 impl Model {
-    /// Without the programs of the block layer nothing is known of the disk, not even that it was idle.
-    fn sees_blocks(&self) -> bool {
+    /// A program of the lowest tier runs. Without those of the block layer nothing is known of the disk, not even that it
+    /// was idle.
+    fn sees(&self, program: &str) -> bool {
         self.begin.probes.iter().any(|(tier, state, reason)| {
-            let without = reason.as_deref().is_some_and(|reason| reason.contains("block_rq_complete"));
+            let without = reason.as_deref().is_some_and(|reason| reason.contains(program));
             *tier == Tier::Paths && *state != ProbeState::Off && !without
         })
     }

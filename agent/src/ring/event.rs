@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::CallEvent;
 use crate::{
-    build::types::{Machine, ProbeState, Scope, Tier},
+    build::types::{Machine, OtherIo, ProbeState, Scope, Tier},
     host::{GoSettings, MainModule},
 };
 
@@ -81,6 +81,8 @@ pub enum Body {
     End(End),
     /// A function of the go command was entered or returned.
     Call(CallEvent),
+    /// What block devices have done for nobody that is watched.
+    Devices(Vec<DeviceActivity>),
 }
 
 /// What holds for the whole stream.
@@ -255,7 +257,7 @@ pub struct PathEvent {
     pub result: i32,
     /// Relative to a directory descriptor.
     pub relative: bool,
-    /// Inode of a file opened for writing.
+    /// Inode of a file opened for writing, or for reading when the page cache did not hold it whole.
     pub inode: Option<Inode>,
 }
 
@@ -475,6 +477,15 @@ pub struct Block {
     pub latency_ns: u64,
     /// That holds the pages, where known.
     pub inode: Option<Inode>,
+}
+
+/// Requests that a block device has completed for nobody that is watched, since the programs were loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceActivity {
+    /// Kernel device number of the disk.
+    pub device: u32,
+    /// How many, and how much.
+    pub io: OtherIo,
 }
 
 /// Where a compile or link finds the packages it imports.
