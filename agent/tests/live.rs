@@ -34,5 +34,9 @@ mod losses;
 mod options;
 #[path = "live/sudo.rs"]
 mod sudo;
+#[path = "live/volume.rs"]
+mod volume;
+#[path = "live/disk.rs"]
+mod disk;
 #[path = "live/record.rs"]
 mod record;

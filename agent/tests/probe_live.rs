@@ -15,12 +15,15 @@ use std::{
     time::Duration,
 };
 
+#[path = "probe_live/block.rs"]
+mod block;
+
 use gobuild_trace::{
     gobin::{GoroutineOffsets, Recognised, recognise},
     probe::{Config, Probes, ProgramState, Scope, file_key},
 };
 use gobuild_trace_common::{
-    BlockIo, Connect, Exec, Exit, FIRST_BY_GOROUTINE, FileFacts, FileIo, FileKey, FileLock, FileOperation, Fork,
+    Connect, Exec, Exit, FIRST_BY_GOROUTINE, FileFacts, FileIo, FileKey, FileLock, FileOperation, ForeignIo, Fork,
     Header, Kind, PathHead, PathOperation, Role, SocketIo, Stderr, TcpState, Wait,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -47,6 +50,8 @@ struct Trace {
     stderr: String,
     root: u32,
     dropped: u64,
+    /// What devices did for nobody that was watched.
+    foreign: BTreeMap<u32, ForeignIo>,
 }
 
 impl Trace {
@@ -116,7 +121,11 @@ fn probes(config: &Config) -> Probes {
 
 /// Runs a command below the probes.
 fn trace(command: &mut Command, prepare: impl FnOnce(&mut Probes)) -> Trace {
-    let mut probes = probes(&Config { root_cookie: cookie(), ..Config::default() });
+    trace_with(Config::default(), command, prepare)
+}
+
+fn trace_with(config: Config, command: &mut Command, prepare: impl FnOnce(&mut Probes)) -> Trace {
+    let mut probes = probes(&Config { root_cookie: cookie(), ..config });
     prepare(&mut probes);
     let mut ring = probes.ring().expect("first call");
     let mut records = Vec::new();
@@ -140,7 +149,8 @@ fn trace(command: &mut Command, prepare: impl FnOnce(&mut Probes)) -> Trace {
     ring.drain(|record| records.push(record.to_vec()));
     records.sort_by_key(|record| header(record).ktime_ns);
     let stderr = reader.join().unwrap().unwrap();
-    Trace { records, status, stderr, root, dropped: probes.dropped() }
+    let foreign = probes.foreign_io().expect("the block layer's programs run").into_iter().collect();
+    Trace { records, status, stderr, root, dropped: probes.dropped(), foreign }
 }
 
 /// The child says who it is before it becomes the command.
@@ -466,65 +476,6 @@ fn losses_are_counted_exactly() {
     };
     assert_eq!((all(Kind::Fork), all(Kind::ExecSmall), all(Kind::Exit)), (10, 11, 11));
     assert!(lost[&(Kind::ExecSmall as u16)] > 5);
-}
-
-/// A directory on a file system with a block device, where the test binary lives.
-fn on_disk() -> tempfile::TempDir {
-    tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
-}
-
-fn blocks(trace: &Trace, key: &FileKey, write: u8, by_inode: u8) -> u64 {
-    trace
-        .of::<BlockIo>(&[Kind::BlockIo])
-        .iter()
-        .map(|(io, _)| io)
-        .filter(|io| (io.inode, io.inode_device, io.write, io.by_inode) == (key.inode, key.device, write, by_inode))
-        .inspect(|io| assert!(io.latency_ns > 0 && io.error == 0))
-        .map(|io| io.bytes)
-        .sum()
-}
-
-#[test]
-fn blocks_are_charged_to_their_owner() {
-    let Some(_one) = root() else { return };
-    let directory = on_disk();
-    const MIB: u64 = 1 << 20;
-    // Written back by `sync`, which never opened the file; read again by the task that asks.
-    let script = "dd if=/dev/zero of=buffered bs=64k count=16; sync; \
-                  echo 1 > /proc/sys/vm/drop_caches; dd if=buffered of=/dev/null bs=64k";
-    let trace = trace(Command::new("sh").args(["-c", script]).current_dir(directory.path()), |_| {});
-    assert!(trace.status.success(), "{}", trace.stderr);
-    let buffered = file_key(&directory.path().join("buffered")).unwrap();
-    let written = blocks(&trace, &buffered, 1, 1) + blocks(&trace, &buffered, 1, 0);
-    assert_eq!(written, MIB, "written back");
-    assert_eq!(blocks(&trace, &buffered, 0, 0), MIB, "read");
-    let dd = trace.execs().into_iter().rfind(|program| program.path.ends_with("/dd")).unwrap();
-    let exit = trace.exits()[&dd.exec.header.tgid];
-    assert!(exit.io_waits > 0 && exit.io_wait_ns > 0, "reading waits for the device");
-    assert!(exit.io_wait_ns < exit.header.ktime_ns - exit.start_ns);
-}
-
-#[test]
-fn files_on_overlayfs_lead_to_the_inode_that_holds_their_pages() {
-    let Some(_one) = root() else { return };
-    let directory = on_disk();
-    for name in ["lower", "upper", "work", "merged"] {
-        fs::create_dir(directory.path().join(name)).unwrap();
-    }
-    let script = "mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged || exit 42; \
-                  touch merged/file; umount merged";
-    let trace = trace(Command::new("unshare").args(["-m", "sh", "-c", script]).current_dir(directory.path()), |_| {});
-    if trace.status.code() == Some(42) {
-        assert!(std::env::var_os("CI").is_none(), "no overlayfs in CI: {}", trace.stderr);
-        eprintln!("skipped: no overlayfs: {}", trace.stderr);
-        return;
-    }
-    assert!(trace.status.success(), "{}", trace.stderr);
-    let upper = file_key(&directory.path().join("upper/file")).unwrap();
-    let paths = trace.paths();
-    let (created, _) =
-        paths.iter().find(|(head, path)| path == "merged/file" && head.result >= 0 && head.flags & 3 != 0).unwrap();
-    assert_eq!((created.inode, created.device), (upper.inode, upper.device));
 }
 
 #[test]

@@ -29,9 +29,24 @@ wire! {
         pub generation: u32,
         /// Queue of the bio → completion; 0 when not seen.
         pub queued_ns: u64,
-        /// errno of the request; 0 is success.
-        pub error: u32,
+        /// How the request ended: 0 is success, else `-errno` before Linux 5.16, a `blk_status_t` since.
+        pub status: u32,
         /// Zero.
         pub _pad2: u32,
+    }
+}
+
+wire! {
+    /// What a device completed for nobody that is watched, since load. Value of `DEVICES`, whose key is the device
+    /// (kernel encoding).
+    pub struct ForeignIo : 32 {
+        /// Reads.
+        pub read_operations: u64,
+        /// Bytes read.
+        pub read_bytes: u64,
+        /// Writes.
+        pub write_operations: u64,
+        /// Bytes written.
+        pub write_bytes: u64,
     }
 }

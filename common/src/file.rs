@@ -40,7 +40,8 @@ wire! {
         pub flags: u32,
         /// Directory descriptor (AT_FDCWD = -100).
         pub dirfd: i32,
-        /// Inode that holds the pages of a file opened for writing (through overlayfs to the real one), else 0.
+        /// Inode that holds the pages of a file opened for writing, or for reading when not all of its pages are there
+        /// (through overlayfs to the real one), else 0.
         pub inode: u64,
         /// Device of that inode (kernel encoding), else 0.
         pub device: u32,

@@ -38,6 +38,11 @@ macro_rules! offsets {
                 let mut next = values.iter().copied();
                 Self { $($field: next.next().unwrap_or(ABSENT),)* }
             }
+
+            /// The values in the order of [`Offsets::FIELDS`].
+            pub fn values(&self) -> impl Iterator<Item = u32> {
+                [$(self.$field),*].into_iter()
+            }
         }
     };
 }
@@ -119,6 +124,9 @@ offsets! {
     page_compound_head: "page"."compound_head"|"compound_info",
     page_mapping: "folio"."mapping"|"page.mapping",
     mapping_host: "address_space"."host",
+    request_data_len: "request"."__data_len",
+    inode_mapping: "inode"."i_mapping",
+    mapping_nrpages: "address_space"."nrpages",
 }
 
 wire! {

@@ -10,13 +10,13 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use gobuild_trace_common::{BlockIo, DropReason, Kind};
+use gobuild_trace_common::{BlockIo, DropReason, ForeignIo, Kind};
 
 use crate::{
     goroutine::Goroutine,
     kernel::{offset, read, read_or_zero, setting},
-    maps::{BIOS, INODES, Inode, PROCS, QueuedBio, RQS},
-    record::{Urgency, Who, body, lost, reserve, submit},
+    maps::{BIOS, DEVICES, INODES, Inode, PROCS, QueuedBio, RQS},
+    record::{Urgency, Who, add, body, lost, reserve, submit},
 };
 
 // include/linux/blk_types.h
@@ -42,18 +42,19 @@ pub fn block_split(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn queue(bio: u64) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if PROCS.get_ptr(&tgid).is_none() {
-        return;
-    }
-    let Some(flags) = read::<u32>(bio, offset!(bio_opf)) else { return };
-    let operation = flags & OPERATION;
-    if operation == READ || operation == WRITE && flags & SYNC != 0 {
+    if PROCS.get_ptr(&tgid).is_some()
+        && let Some(flags) = read::<u32>(bio, offset!(bio_opf))
+        && (flags & OPERATION == READ || flags & OPERATION == WRITE && flags & SYNC != 0)
+    {
         // SAFETY: plain helper.
         let queued = QueuedBio { tgid, _pad: 0, queued_ns: unsafe { bpf_ktime_get_ns() } };
         if BIOS.insert(&bio, &queued, 0).is_err() {
             lost(tgid, Kind::BlockIo, DropReason::MapFull);
         }
+        return;
     }
+    // A bio that a stacked device (dm, md) took apart is in no request of its own: its address comes again as another's.
+    let _ = BIOS.remove(&bio);
 }
 
 /// `block_rq_issue(rq)`: the first time counts.
@@ -104,19 +105,23 @@ impl Part {
     }
 }
 
+/// What holds for all parts of a request. Nothing in it may be a constant on one path and another on the next: the
+/// verifier would walk the loop below once for each.
 struct Request {
     now_ns: u64,
     latency_ns: u64,
     device: u32,
-    error: u32,
-    write: bool,
+    status: u32,
+    /// 1: write.
+    write: u32,
 }
 
 /// `block_rq_complete(rq, error, nr_bytes)`: `nr_bytes` from the front of the request are done.
 #[btf_tracepoint(function = "block_rq_complete")]
 pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
     let address: u64 = ctx.arg(0);
-    let mut left = u64::from(ctx.arg::<u32>(2));
+    let completed = ctx.arg::<u32>(2);
+    let mut left = u64::from(completed);
     let mut bio: u64 = read_or_zero(address, offset!(request_bio));
     if bio == 0 || left == 0 {
         let _ = RQS.remove(&address);
@@ -136,22 +141,26 @@ pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
         now_ns,
         latency_ns: now_ns - issued_ns,
         device: device(bio),
-        error: errno(ctx.arg(1)),
-        write: operation == WRITE,
+        status: ctx.arg(1),
+        write: read_or_zero::<u32>(bio, offset!(bio_opf)) & WRITE,
     };
-    let mut emitted = false;
     let mut part = Part::nobody();
+    let mut owned = part.bytes;
+    // Not told by `walked`, which the verifier would then have to keep for what follows the loop.
+    let mut whole = false;
     let mut walked = 0;
     let most = u32::from(setting!(max_bios));
     while walked < most {
         let size = u64::from(read_or_zero::<u32>(bio, offset!(bio_size)));
         let next = owner(bio, request.write);
         if next.tgid != part.tgid || next.inode.number != part.inode.number || next.by_inode != part.by_inode {
-            emitted |= emit(&request, &part, emitted);
+            owned += emit(&request, &part, owned);
             part = next;
         }
         if size > left {
             part.bytes += left;
+            left = 0;
+            whole = true;
             break;
         }
         part.bytes += size;
@@ -159,23 +168,58 @@ pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
         let _ = BIOS.remove(&bio);
         bio = read_or_zero(bio, offset!(bio_next));
         if bio == 0 || left == 0 {
+            whole = true;
             break;
         }
         walked += 1;
     }
-    emit(&request, &part, emitted);
-    if walked == most {
+    owned += emit(&request, &part, owned);
+    if !whole {
         lost(part.tgid, Kind::BlockIo, DropReason::LoopBound);
     }
+    // What was not walked is nobody's for certain only when it is nothing.
+    let foreign = u64::from(completed) - left - owned;
+    let remaining = read_or_zero::<u32>(address, offset!(request_data_len)) > completed;
+    count_foreign(&request, foreign, owned == 0 && !remaining);
     // Something remains when the device did a part only; the request's first issue stays its begin.
-    if bio == 0 || walked == most {
+    if bio == 0 || !whole {
         let _ = RQS.remove(&address);
     }
     0
 }
 
+/// Adds what has no owner to its device's figures. A request counts as an operation once, when all of it is done, and
+/// only where no part of it has an owner.
 #[inline(always)]
-fn owner(bio: u64, write: bool) -> Part {
+fn count_foreign(request: &Request, bytes: u64, operation: bool) {
+    if bytes == 0 {
+        return;
+    }
+    if DEVICES.get_ptr(&request.device).is_none() {
+        let zero = Part::nobody().bytes;
+        let none = ForeignIo { read_operations: zero, read_bytes: zero, write_operations: zero, write_bytes: zero };
+        // Another processor may be first.
+        let _ = DEVICES.insert(&request.device, &none, u64::from(BPF_NOEXIST));
+    }
+    let Some(device) = DEVICES.get_ptr_mut(&request.device) else {
+        lost(0, Kind::BlockIo, DropReason::MapFull);
+        return;
+    };
+    // SAFETY: a live map value.
+    let (operations_field, bytes_field) = unsafe {
+        match request.write {
+            WRITE => (&raw mut (*device).write_operations, &raw mut (*device).write_bytes),
+            _ => (&raw mut (*device).read_operations, &raw mut (*device).read_bytes),
+        }
+    };
+    add(bytes_field, bytes);
+    if operation {
+        add(operations_field, 1);
+    }
+}
+
+#[inline(always)]
+fn owner(bio: u64, write: u32) -> Part {
     let mut part = Part::nobody();
     part.inode = inode_of(bio);
     if let Some(queued) = BIOS.get_ptr(&bio) {
@@ -184,7 +228,9 @@ fn owner(bio: u64, write: bool) -> Part {
             part.tgid = (*queued).tgid;
             part.queued_ns = (*queued).queued_ns;
         }
-    } else if write && let Some(tgid) = INODES.get_ptr(&part.inode) {
+    } else if write == WRITE
+        && let Some(tgid) = INODES.get_ptr(&part.inode)
+    {
         part.by_inode += 1;
         // SAFETY: a live map value.
         part.tgid = unsafe { *tgid };
@@ -228,35 +274,22 @@ fn device(bio: u64) -> u32 {
     (major << 20) | minor
 }
 
-/// The argument is `-errno` before 5.16, a `blk_status_t` since.
+/// Reports a part that has an owner and returns its bytes; `before`: bytes of parts that had one.
 #[inline(always)]
-fn errno(argument: i32) -> u32 {
-    match argument {
-        0 => 0,
-        // BLK_STS_NOTSUPP, BLK_STS_TIMEOUT, BLK_STS_NOSPC of include/linux/blk_types.h; most others are EIO.
-        1 => 95,
-        2 => 110,
-        3 => 28,
-        status if status > 0 => 5,
-        negative => negative.unsigned_abs(),
-    }
-}
-
-/// Reports a part that has an owner; `true` when it had one.
-#[inline(always)]
-fn emit(request: &Request, part: &Part, not_first: bool) -> bool {
+fn emit(request: &Request, part: &Part, before: u64) -> u64 {
     if part.tgid == 0 {
-        return false;
+        return 0;
     }
     let who = Who { tgid: part.tgid, tid: 0, now_ns: request.now_ns };
-    let Some(mut entry) = reserve::<BlockIo>(Kind::BlockIo, &who, &Goroutine::NONE) else { return true };
+    let Some(mut entry) = reserve::<BlockIo>(Kind::BlockIo, &who, &Goroutine::NONE) else { return part.bytes };
     let io = body(&mut entry);
     // SAFETY: the reservation is writable.
     unsafe {
         (*io).device = request.device;
-        (*io).write = u8::from(request.write);
+        (*io).write = request.write as u8;
         (*io).by_inode = part.by_inode as u8;
-        (*io).first_part = u8::from(!not_first);
+        // `before == 0`, without a branch.
+        (*io).first_part = (before.wrapping_sub(1) >> 63) as u8;
         (*io)._pad = 0;
         (*io).bytes = part.bytes;
         (*io).latency_ns = request.latency_ns;
@@ -264,9 +297,9 @@ fn emit(request: &Request, part: &Part, not_first: bool) -> bool {
         (*io).inode_device = part.inode.device;
         (*io).generation = part.inode.generation;
         (*io).queued_ns = if part.queued_ns == 0 { 0 } else { request.now_ns - part.queued_ns };
-        (*io).error = request.error;
+        (*io).status = request.status;
         (*io)._pad2 = 0;
     }
     submit(entry, Urgency::Batch);
-    true
+    part.bytes
 }

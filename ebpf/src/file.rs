@@ -8,7 +8,7 @@ use gobuild_trace_common::{
 
 use crate::{
     arch::number,
-    kernel::{file_of, identify, page_inode},
+    kernel::{file_of, identify, offset, page_inode, read_or_zero, setting},
     maps::{Descriptor, FDS, FILE, INODES, Inode, SOCKET},
     record::{Urgency, add, body, lost, reserve, submit},
     socket,
@@ -36,10 +36,13 @@ pub fn open(call: &Call) {
     let writes = flags & O_ACCMODE != 0;
     let creates = flags & (O_CREAT | O_TRUNC) != 0;
     let is_output = writes && creates && call.result >= 0;
-    if !call.is_go() && !is_output {
+    let mut inode = Inode { number: 0, device: 0, generation: 0 };
+    if !writes && call.result >= 0 {
+        inode = to_be_read_from_disk(call.result as u32);
+    }
+    if !call.is_go() && !is_output && inode.number == 0 {
         return;
     }
-    let mut inode = Inode { number: 0, device: 0, generation: 0 };
     if writes && call.result >= 0 && flags & O_DIRECTORY == 0 {
         let fd = call.result as u32;
         if let Some(identity) = file_of(fd).and_then(page_inode).and_then(identify) {
@@ -89,6 +92,23 @@ pub fn open(call: &Call) {
             inode,
         },
     );
+}
+
+/// A file that was opened to be read and that the page cache does not hold whole: whoever reads on may wait for the
+/// disk, and the inode of that request leads to this path. Zeros for any other.
+#[inline(always)]
+fn to_be_read_from_disk(fd: u32) -> Inode {
+    let inode = file_of(fd).and_then(page_inode).unwrap_or(0);
+    let size: u64 = read_or_zero(inode, offset!(inode_size));
+    let mapping: u64 = read_or_zero(inode, offset!(inode_mapping));
+    let pages: u64 = read_or_zero(mapping, offset!(mapping_nrpages));
+    if mapping != 0
+        && pages << setting!(page_shift) < size
+        && let Some(identity) = identify(inode)
+    {
+        return identity;
+    }
+    Inode { number: 0, device: 0, generation: 0 }
 }
 
 /// Any other call with a path; of go commands only.

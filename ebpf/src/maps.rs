@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use gobuild_trace_common::{
-    DROP_REASONS, FUNCTION_SITES, FileFacts, FileKey, FunctionSite, LostKey, OffCpu, OnCpu, ThreadTimes,
+    DROP_REASONS, FUNCTION_SITES, FileFacts, FileKey, ForeignIo, FunctionSite, LostKey, OffCpu, OnCpu, ThreadTimes,
 };
 
 /// The records.
@@ -52,6 +52,10 @@ pub static BIOS: LruHashMap<u64, QueuedBio> = LruHashMap::with_max_entries(32768
 /// First issue of requests by address. Completion deletes; devices have a fixed set of requests, so none piles up.
 #[map]
 pub static RQS: HashMap<u64, u64> = HashMap::with_max_entries(16384, 0);
+
+/// What devices did for nobody that is tracked, by their number.
+#[map]
+pub static DEVICES: HashMap<u32, ForeignIo> = HashMap::with_max_entries(1024, 0);
 
 /// Since when a thread is off the processor for block I/O.
 #[map]

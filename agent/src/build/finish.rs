@@ -190,7 +190,9 @@ impl BuildState {
                 let tools_ns = |from_ns, to_ns| self.tools_ns(from_ns, to_ns);
                 self.threads.rows(self.start_ns, end_ns, tools_ns)
             }),
-            disk: model.sees("block_rq_complete").then(|| self.disk.rows(Some(self.io_wait_ns), &model.begin.devices)),
+            disk: model
+                .sees("block_rq_complete")
+                .then(|| self.disk.rows(model.sees("sched_switch"), &model.begin.devices)),
             locks: self.download.lock_rows(end_ns, self.layout.module_cache.as_deref(), self.build_cache.directory()),
             findings: Vec::new(),
         };
@@ -299,8 +301,8 @@ fn module_of(import_path: &str, modules: &HashMap<String, Option<String>>) -> Op
 }
 
 impl Model {
-    /// Whether a kernel program is there. Without those of the block layer nothing is known of the disk, not even that it was
-    /// idle.
+    /// A program of the lowest tier runs. Without those of the block layer nothing is known of the disk, not even that it
+    /// was idle.
     fn sees(&self, program: &str) -> bool {
         self.begin.probes.iter().any(|(tier, state, reason)| {
             let without = reason.as_deref().is_some_and(|reason| reason.contains(program));

@@ -6,7 +6,7 @@ use super::{
     actions::Actions,
     build_cache::{BuildCache, Histories, Layout},
     cache_path::{self, CachePath},
-    disk::Disk,
+    disk::{self, DeviceSums, Disk},
     download::Download,
     network::Network,
     proxy::Proxies,
@@ -17,8 +17,8 @@ use super::{
 use crate::{
     host::history::News,
     ring::event::{
-        Begin, Body, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation, ProcessFacts,
-        ProcessThreads, Program, Status, Task, ThreadTimes, Wait,
+        Begin, Block, Body, DeviceActivity, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation,
+        ProcessFacts, ProcessThreads, Program, Status, Task, ThreadTimes, Wait,
     },
 };
 
@@ -34,6 +34,8 @@ pub struct Model {
     pub(super) histories: Histories,
     next_build: u64,
     processes: HashMap<u32, Process>,
+    /// What block devices have done for nobody that is watched.
+    devices: Option<DeviceSums>,
 }
 
 /// Names a build while the stream lasts; in order of their start.
@@ -57,7 +59,6 @@ pub(super) struct BuildState {
     pub(super) build_cache: BuildCache,
     pub(super) children: Vec<Child>,
     pub(super) disk: Disk,
-    pub(super) io_wait_ns: u64,
     pub(super) threads: Threads,
     pub(super) actions: Actions,
     pub(super) lost: LostEvents,
@@ -92,8 +93,8 @@ enum Place {
     Idle(BuildId),
     /// Started by a go command.
     Child(BuildId, usize),
-    /// Further below; `user`: in a program that is not the build's.
-    Below { build: BuildId, user: bool },
+    /// Further below that child; `user`: in a program that is not the build's.
+    Below { build: BuildId, child: Option<usize>, user: bool },
 }
 
 impl Place {
@@ -117,6 +118,7 @@ impl Model {
             histories: Histories::default(),
             next_build: 0,
             processes: HashMap::new(),
+            devices: None,
         }
     }
 
@@ -135,11 +137,8 @@ impl Model {
             Body::Path(path) => self.path(at_ns, task, path),
             Body::Lost(lost) => self.lose(lost),
             Body::End(end) => self.end = Some(end.clone()),
-            Body::Block(block) => {
-                if let Some(build) = self.place(task.pid).build().and_then(|build| self.builds.get_mut(&build)) {
-                    build.disk.block(block);
-                }
-            }
+            Body::Block(block) => self.block(at_ns, task, block),
+            Body::Devices(devices) => self.devices(at_ns, devices),
             Body::Packages(packages) => self.packages(task, packages),
             Body::Threads(processes) => self.threads(at_ns, processes),
             Body::History(history) => {
@@ -168,7 +167,7 @@ impl Model {
     fn fork(&mut self, at_ns: u64, parent: Task, child: u32) {
         let place = match self.place(parent.pid) {
             Place::Outside => Place::Outside,
-            Place::Idle(build) => Place::Below { build, user: true },
+            Place::Idle(build) => Place::Below { build, child: None, user: true },
             Place::Go(build) => match self.builds.get_mut(&build) {
                 Some(state) => {
                     state.by_pid.insert(child, state.children.len());
@@ -179,7 +178,7 @@ impl Model {
             },
             Place::Child(build, index) => {
                 let user = self.builds.get(&build).is_some_and(|state| state.children[index].purpose == Purpose::User);
-                Place::Below { build, user }
+                Place::Below { build, child: Some(index), user }
             }
             below @ Place::Below { .. } => below,
         };
@@ -288,8 +287,7 @@ impl Model {
             download: Download::default(),
             build_cache: BuildCache::default(),
             children: Vec::new(),
-            disk: Disk::default(),
-            io_wait_ns: 0,
+            disk: Disk::new(self.devices.clone()),
             threads: Threads::default(),
             actions: Actions::default(),
             lost: LostEvents::default(),
@@ -308,16 +306,21 @@ impl Model {
 
     fn exit(&mut self, at_ns: u64, task: Task, exit: &Exit) {
         let place = self.place(task.pid);
+        let works = self.works(place);
         let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else {
             // Nothing will ask for it again; a service sees many of them.
             self.processes.remove(&task.pid);
             return;
         };
-        if state.counts(place) {
-            state.io_wait_ns += exit.io_wait_ns;
+        if works {
             if let Some(process) = self.processes.get_mut(&task.pid) {
                 state.threads.add(threads::since(exit.threads, &mut process.threads));
             }
+            let role = match place {
+                Place::Child(_, index) | Place::Below { child: Some(index), .. } => state.children[index].role(),
+                Place::Outside | Place::Idle(_) | Place::Go(_) | Place::Below { child: None, .. } => "go",
+            };
+            state.disk.waited(role, exit.io_wait_ns);
         }
         if state.pid == task.pid {
             state.end.get_or_insert_with(|| (at_ns, exit.clone()));
@@ -335,6 +338,42 @@ impl Model {
                 state.download.vcs_ended(at_ns, attempt, exit.status == Status::Code(0));
             }
         }
+    }
+
+    /// Its figures are its build's: it is no program of the user, nor one that does nothing for the build.
+    fn works(&self, place: Place) -> bool {
+        match place {
+            Place::Outside | Place::Idle(_) | Place::Below { user: true, .. } => false,
+            Place::Go(_) | Place::Below { user: false, .. } => true,
+            Place::Child(build, index) => {
+                self.builds.get(&build).is_some_and(|state| state.children[index].is_build_work())
+            }
+        }
+    }
+
+    fn block(&mut self, at_ns: u64, task: Task, block: &Block) {
+        let place = self.place(task.pid);
+        let own = place.build().filter(|_| self.works(place)).or_else(|| {
+            // Whoever makes the kernel write a file, as `sync FILE` does: what is written is the build's.
+            let inode = block.inode.filter(|_| block.write)?;
+            self.builds.iter().rev().find(|(_, state)| state.disk.writes(inode)).map(|(id, _)| *id)
+        });
+        for (id, state) in &mut self.builds {
+            if own == Some(*id) {
+                state.disk.block(block);
+            } else if state.start_ns <= at_ns && state.end.as_ref().is_none_or(|(end_ns, _)| at_ns <= *end_ns) {
+                state.disk.other_block(block);
+            }
+        }
+    }
+
+    fn devices(&mut self, at_ns: u64, rows: &[DeviceActivity]) {
+        let devices = disk::sums(rows);
+        for state in self.builds.values_mut() {
+            let after_end = state.end.as_ref().is_some_and(|(end_ns, _)| *end_ns <= at_ns);
+            state.disk.sampled(&devices, after_end);
+        }
+        self.devices = Some(devices);
     }
 
     fn wait(&mut self, at_ns: u64, task: Task, wait: &Wait) {
@@ -363,12 +402,11 @@ impl Model {
 
     fn threads(&mut self, at_ns: u64, sample: &[ProcessThreads]) {
         for ProcessThreads { pid, times } in sample {
-            let Some(process) = self.processes.get_mut(pid) else { continue };
-            let place = process.place;
-            let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else { continue };
-            let times = threads::since(*times, &mut process.threads);
-            if state.counts(place) {
-                state.threads.add(times);
+            let place = self.place(*pid);
+            let works = self.works(place);
+            let state = place.build().and_then(|build| self.builds.get_mut(&build));
+            if let (Some(process), Some(state), true) = (self.processes.get_mut(pid), state, works) {
+                state.threads.add(threads::since(*times, &mut process.threads));
             }
         }
         for state in self.builds.values_mut().filter(|state| state.end.is_none()) {
@@ -379,8 +417,14 @@ impl Model {
     fn path(&mut self, at_ns: u64, task: Task, event: &PathEvent) {
         let place = self.place(task.pid);
         let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else { return };
-        if let (Some(inode), PathOperation::OpenWrite { .. }) = (event.inode, event.operation) {
-            state.disk.opened(inode, state.area(&event.path));
+        match (event.inode, event.operation) {
+            (Some(inode), PathOperation::OpenWrite { .. }) => {
+                state.disk.opened_to_write(inode, state.area(&event.path));
+            }
+            (Some(inode), PathOperation::OpenRead) if event.path.starts_with('/') => {
+                state.disk.opened_to_read(inode, state.area(&event.path));
+            }
+            _ => {}
         }
         if matches!(place, Place::Go(_)) && !event.truncated {
             if event.operation == PathOperation::Mkdir && event.result >= 0 {
@@ -464,15 +508,6 @@ impl Model {
 }
 
 impl BuildState {
-    /// A process is the go command's or one of its tools', not the user's.
-    fn counts(&self, place: Place) -> bool {
-        match place {
-            Place::Outside | Place::Idle(_) | Place::Below { user: true, .. } => false,
-            Place::Go(_) | Place::Below { user: false, .. } => true,
-            Place::Child(_, index) => self.children[index].is_build_work(),
-        }
-    }
-
     /// A go command of it runs.
     fn runs(&mut self, pid: u32, facts: &ProcessFacts) {
         if facts.tier < self.reach {

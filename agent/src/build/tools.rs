@@ -18,6 +18,8 @@ pub struct Child {
     pub purpose: Purpose,
     /// It runs a test binary that the go command made.
     test: bool,
+    /// What it runs, also when that is only asked for its version; the go command's image until it runs another.
+    role: String,
     /// Package it worked on.
     pub import_path: Option<String>,
     /// As the go command was told.
@@ -65,6 +67,7 @@ impl Child {
             end_ns: None,
             purpose: Purpose::Unknown,
             test: false,
+            role: "go".to_owned(),
             import_path: None,
             usage: None,
             status: None,
@@ -92,6 +95,12 @@ impl Child {
             Program::Unknown => Purpose::Unknown,
             Program::Go => Purpose::Helper,
         };
+        self.role = match (&self.purpose, program) {
+            (Purpose::Tool(name) | Purpose::Vcs(name), _) => name.clone(),
+            (Purpose::Probe, Program::Tool(name)) => tool_name(name).to_owned(),
+            (Purpose::Helper, _) => "go".to_owned(),
+            (Purpose::Probe | Purpose::Unknown | Purpose::User | Purpose::Build, _) => "other".to_owned(),
+        };
         self.file = match self.purpose {
             Purpose::Tool(_) => flag_value(&exec.arguments, "-o").map(str::to_owned),
             // `-exec` puts another program before it.
@@ -106,6 +115,11 @@ impl Child {
         if self.import_path.is_none() && matches!(self.purpose, Purpose::Tool(_)) {
             self.import_path = flag_value(&exec.arguments, "-p").map(str::to_owned);
         }
+    }
+
+    /// `go`, or the word of what it runs.
+    pub fn role(&self) -> &str {
+        &self.role
     }
 
     /// Runs a test binary that the go command made.

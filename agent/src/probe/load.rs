@@ -12,7 +12,8 @@ use aya::{
     programs::{BtfTracePoint, Program, ProgramError},
 };
 use gobuild_trace_common::{
-    DROP_REASONS, FileFacts, FileKey, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings, ThreadTimes,
+    ABSENT, DROP_REASONS, Field, FileFacts, FileKey, ForeignIo, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings,
+    ThreadTimes,
 };
 use thiserror::Error;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub measure: bool,
     /// Load the program for uprobes in go commands.
     pub functions: bool,
+    /// Kernel fields to go without, as on a kernel that lacks them; names of [`Offsets::FIELDS`].
+    pub without_fields: Vec<String>,
 }
 
 impl Default for Config {
@@ -62,6 +65,7 @@ impl Default for Config {
             max_processes: 16384,
             measure: false,
             functions: false,
+            without_fields: Vec::new(),
         }
     }
 }
@@ -189,6 +193,7 @@ pub struct Probes {
     files: HashMap<MapData, Wire<FileKey>, Wire<FileFacts>>,
     dropped: PerCpuArray<MapData, u64>,
     lost: HashMap<MapData, Wire<LostKey>, u64>,
+    devices: HashMap<MapData, u32, Wire<ForeignIo>>,
     ring: Option<EventRing>,
     functions: Functions,
     threads: Threads,
@@ -210,7 +215,7 @@ impl Probes {
         const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
         let bytes = fs::read(BTF_PATH).map_err(|source| ProbeError::NoBtf { path: BTF_PATH, source })?;
         let kernel = Btf::parse(&bytes)?;
-        let offsets = Wire(kernel.offsets());
+        let offsets = Wire(without(kernel.offsets(), &config.without_fields));
         let settings = Wire(settings(config, &kernel));
         let aya_btf = aya::Btf::from_sys_fs()?;
 
@@ -258,6 +263,7 @@ impl Probes {
             files: take(&mut ebpf, "FILES")?,
             dropped: take(&mut ebpf, "DROPPED")?,
             lost: take(&mut ebpf, "LOST")?,
+            devices: take(&mut ebpf, "DEVICES")?,
             ring: Some(EventRing::new(ring)),
             threads: Threads::new(
                 take(&mut ebpf, "THREAD_TIMES")?,
@@ -327,6 +333,15 @@ impl Probes {
             .filter_map(|reason| self.dropped.get(&reason, 0).ok())
             .map(|values| values.iter().sum::<u64>())
             .sum()
+    }
+
+    /// What block devices did for nobody that is watched, by their kernel number: sums since load. `None` where block
+    /// I/O is not seen.
+    pub fn foreign_io(&self) -> Option<Vec<(u32, ForeignIo)>> {
+        let sees =
+            |program: &ProgramStatus| program.name == "block_rq_complete" && program.state == ProgramState::Attached;
+        let rows = || self.devices.iter().filter_map(Result::ok).map(|(device, Wire(io))| (device, io)).collect();
+        self.statuses.iter().any(sees).then(rows)
     }
 
     /// The programs' own figures.
@@ -403,6 +418,14 @@ pub fn features() -> FeatureReport {
         Err(error) => report.btf = Err(error.to_string()),
     }
     report
+}
+
+/// The same but for these fields.
+fn without(offsets: Offsets, fields: &[String]) -> Offsets {
+    let left =
+        |(field, value): (&Field, u32)| if fields.iter().any(|name| name == field.name) { ABSENT } else { value };
+    let values: Vec<u32> = Offsets::FIELDS.iter().zip(offsets.values()).map(left).collect();
+    Offsets::from_values(&values)
 }
 
 fn settings(config: &Config, kernel: &Btf<'_>) -> Settings {

@@ -280,9 +280,21 @@ pub fn example() -> Document {
     };
     build.disk = Some(Disk {
         io_wait_ns: Some(3_400 * MS),
+        io_wait_by_role: vec![
+            RoleIoWait { role: "go".to_owned(), io_wait_ns: 2_900 * MS },
+            RoleIoWait { role: "link".to_owned(), io_wait_ns: 500 * MS },
+        ],
         read: direction(900, 210_000_000, 180_000, 2 * MS),
         write: direction(4_000, 1_200_000_000, 900_000, 12 * MS),
-        by_device: Vec::new(),
+        by_device: vec![DeviceIo {
+            device: "vda".to_owned(),
+            read: direction(900, 210_000_000, 180_000, 2 * MS),
+            write: direction(4_000, 1_200_000_000, 900_000, 12 * MS),
+            others: Some(OtherIo {
+                read: DiskCount { operations: 20_000, bytes: 2_600_000_000 },
+                write: DiskCount { operations: 40, bytes: 3_000_000 },
+            }),
+        }],
         by_area: vec![
             AreaIo { area: Area::BuildCache, read_bytes: 180_000_000, write_bytes: 900_000_000 },
             AreaIo { area: Area::ModuleCache, read_bytes: 0, write_bytes: 290_000_000 },

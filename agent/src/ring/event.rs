@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::CallEvent;
 use crate::{
-    build::types::{Machine, ProbeState, Scope, Tier},
+    build::types::{Machine, OtherIo, ProbeState, Scope, Tier},
     host::{GoSettings, MainModule, history::CacheHistory},
 };
 
@@ -88,6 +88,8 @@ pub enum Body {
     History(CacheHistory),
     /// Who holds the lock that a thread waits for, as user space saw it.
     LockHolder(LockHolder),
+    /// What block devices have done for nobody that is watched.
+    Devices(Vec<DeviceActivity>),
 }
 
 /// What holds for the whole stream.
@@ -286,7 +288,7 @@ pub struct PathEvent {
     pub result: i32,
     /// Relative to a directory descriptor.
     pub relative: bool,
-    /// Inode of a file opened for writing.
+    /// Inode of a file opened for writing, or for reading when the page cache did not hold it whole.
     pub inode: Option<Inode>,
 }
 
@@ -517,6 +519,15 @@ pub struct Block {
     pub latency_ns: u64,
     /// That holds the pages, where known.
     pub inode: Option<Inode>,
+}
+
+/// Requests that a block device has completed for nobody that is watched, since the programs were loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceActivity {
+    /// Kernel device number of the disk.
+    pub device: u32,
+    /// How many, and how much.
+    pub io: OtherIo,
 }
 
 /// Where a compile or link finds the packages it imports.

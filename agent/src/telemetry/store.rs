@@ -546,9 +546,10 @@ mod tests {
             latency_ns: Durations { sum: Some(1000 * n), ..Durations::default() },
             latency_buckets: std::iter::once(n).chain(std::iter::repeat_n(0, 15)).collect(),
         };
-        let device = DeviceIo { device: "vda".to_owned(), read: direction(2), write: direction(3) };
+        let device = DeviceIo { device: "vda".to_owned(), read: direction(2), write: direction(3), others: None };
         let disk = Disk {
             io_wait_ns: Some(7),
+            io_wait_by_role: Vec::new(),
             read: direction(2),
             write: direction(3),
             by_device: vec![device],

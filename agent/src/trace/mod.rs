@@ -5,6 +5,7 @@
 //! `build`'s).
 
 mod session;
+mod devices;
 mod inspect;
 mod instrument;
 pub mod stall;

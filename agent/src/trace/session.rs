@@ -11,7 +11,10 @@ use std::{
 
 use gobuild_trace_common::{DropReason, Kind, LostKey};
 
-use super::inspect::Inspector;
+use super::{
+    devices::{Devices, Sample},
+    inspect::Inspector,
+};
 use crate::{
     build::{Machine, Model, ProbeState, Scope, Tier},
     host::{block_device, history_store::HistoryStore, machine},
@@ -51,6 +54,7 @@ pub struct Session {
     probes: Probes,
     ring: EventRing,
     inspector: Inspector,
+    devices: Devices,
     model: Model,
     recorder: Option<Recorder<File>>,
     /// Losses already told to the model.
@@ -105,6 +109,7 @@ impl Session {
         let begin_ns = clock.monotonic_ns;
         let mut session = Self {
             inspector: Inspector::new(options.tier, options.history.clone(), begin.wall_offset_ns),
+            devices: Devices::default(),
             probes,
             ring,
             model: Model::new(begin_ns, begin.clone()),
@@ -139,15 +144,21 @@ impl Session {
     fn drain(&mut self) -> usize {
         let mut batch = Vec::new();
         let (inspector, probes, undecodable) = (&mut self.inspector, &mut self.probes, &mut self.undecodable);
+        let devices = &mut self.devices;
         let records = self.ring.drain(|bytes| match decode::record(bytes) {
             Ok(decoded) => {
                 // The process is looked at while its record is still in the ring: the sooner, the likelier it lives.
+                let sample = decoded.executable.and_then(|_| Sample::take(probes));
                 let facts = decoded.executable.map(|file| inspector.inspect(&decoded.event, file, probes));
                 inspector.unpacked(&decoded.event, probes);
                 let imports = inspector.imports(&decoded.event);
                 let lock = inspector.lock(&decoded.event);
                 let history = facts.as_ref().map(|facts| inspector.history(facts)).unwrap_or_default();
+                let before = facts.as_ref().and_then(|facts| devices.begins(facts, sample));
+                let after = devices.ended(&decoded.event, probes);
                 batch.push(decoded.event);
+                batch.extend(before);
+                batch.extend(after);
                 batch.extend(facts);
                 batch.extend(history);
                 batch.extend(lock);
@@ -199,6 +210,9 @@ impl Session {
         self.tell_losses(now_ns);
         for event in self.inspector.locks(now_ns) {
             self.push(event);
+        }
+        if let Some(activity) = self.devices.meanwhile(&self.probes) {
+            self.push(activity);
         }
         self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::Tick });
         if let Some(recorder) = &mut self.recorder {

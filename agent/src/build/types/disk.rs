@@ -10,9 +10,13 @@ pub struct Disk {
     /// Time that threads of the build waited for block I/O.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io_wait_ns: Option<u64>,
+    /// [`Disk::io_wait_ns`] by what the process runs, longest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub io_wait_by_role: Vec<RoleIoWait>,
     /// Requests that read.
     pub read: DiskDirection,
-    /// Requests that wrote, charged by inode.
+    /// Requests that wrote, as far as they completed while the build was watched: what the kernel writes back later is
+    /// not in it.
     pub write: DiskDirection,
     /// By block device.
     pub by_device: Vec<DeviceIo>,
@@ -63,6 +67,37 @@ pub struct DeviceIo {
     pub read: DiskDirection,
     /// Writes.
     pub write: DiskDirection,
+    /// What the device did meanwhile that is not charged to this build: for other processes, and the file system's own
+    /// (journal, metadata). Absent when it was not sampled at both ends of the build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others: Option<OtherIo>,
+}
+
+/// Block I/O that is not a build's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherIo {
+    /// Reads.
+    pub read: DiskCount,
+    /// Writes.
+    pub write: DiskCount,
+}
+
+/// Requests in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCount {
+    /// Requests completed.
+    pub operations: u64,
+    /// Bytes completed.
+    pub bytes: u64,
+}
+
+/// I/O wait of the processes of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleIoWait {
+    /// `go`, or the word of [`super::ToolRun::tool`].
+    pub role: String,
+    /// Time that their threads waited for block I/O.
+    pub io_wait_ns: u64,
 }
 
 /// Block I/O of one area.

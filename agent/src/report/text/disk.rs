@@ -3,7 +3,7 @@
 use super::doubt::{Doubt, marked};
 use super::download::P95_SAMPLES;
 use super::page::{Line, PLAIN, Page, STRONG};
-use crate::build::{Area, Build, DiskDirection};
+use crate::build::{Area, Build, DeviceIo, Disk, DiskDirection};
 use crate::units;
 
 /// The section; nothing for a build that neither moved a block nor waited for one.
@@ -54,6 +54,35 @@ pub fn print(page: &mut Page, build: &Build) {
         .filter_map(|(name, direction)| latency(direction, doubt).map(|text| format!("{name} {text}")))
         .collect();
     page.wrapped_if_any(Line::plain("  latency "), &latencies.join("; "));
+    page.wrapped_if_any(Line::plain("  waited "), &waits(disk, doubt).join(", "));
+    for device in &disk.by_device {
+        page.wrapped_if_any(Line::plain("  others "), &others(device, doubt).unwrap_or_default());
+    }
+}
+
+/// Who waited, where there is more than one; what is left out is less than a tenth.
+fn waits(disk: &Disk, doubt: bool) -> Vec<String> {
+    let notable = |ns: u64| disk.io_wait_ns.is_some_and(|all| ns.saturating_mul(10) >= all);
+    let rows = disk.io_wait_by_role.iter().filter(|row| disk.io_wait_by_role.len() > 1 && notable(row.io_wait_ns));
+    rows.map(|row| format!("{} {}", row.role, marked(doubt, units::duration(row.io_wait_ns)))).collect()
+}
+
+/// Less than this hurts nobody.
+const OTHERS_NOTABLE_BYTES: u64 = 64 << 20;
+
+/// What kept a device busy besides the build, where that was as much as the build itself.
+fn others(device: &DeviceIo, doubt: bool) -> Option<String> {
+    let others = device.others?;
+    let total = others.read.bytes.saturating_add(others.write.bytes);
+    if total < OTHERS_NOTABLE_BYTES.max(device.read.bytes.saturating_add(device.write.bytes)) {
+        return None;
+    }
+    let moved: Vec<String> = [("read", others.read.bytes), ("wrote", others.write.bytes)]
+        .into_iter()
+        .filter(|(_, count)| *count >= total / 10)
+        .map(|(verb, count)| format!("{verb} {}", marked(doubt, units::bytes(count))))
+        .collect();
+    Some(format!("{} on {}", moved.join(", "), device.device))
 }
 
 fn latency(direction: &DiskDirection, doubt: bool) -> Option<String> {
