@@ -106,7 +106,7 @@ fn page(text: &str, outcome: &str, machine: &str) -> Result<String> {
     );
     page += "`n` is the number of comparisons, `wrong` those that differ and must not, `unknown` what the report leaves out \
              because it cannot be known. Of times, `outside` is the number beyond the bound: 30 ms for stages of \
-             a fetch, 5 ms or 2 % for tools, tests and spans. The tests allow 1 % outside (5 % of `compile_ns`) and a \
+             a fetch, 5 ms or 2 % for tools, tests and spans. The tests allow 1 % outside (10 % of `compile_ns` at lower tiers) and a \
              median of 3 ms for stages (10 ms for the go command's time limit), 2 ms for runs of tests, 1 ms for tools and \
              spans. A case with times is run up \
              to three times until they are within that, and what stands here is its last run: the machine may have other \

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     build_cache::{BuildCache, Layout},
     cache_path::{self, CachePath},
+    command::Commands,
     disk::Disk,
     download::Download,
     network::Network,
@@ -49,6 +50,7 @@ pub(super) struct BuildState {
     pub(super) download: Download,
     pub(super) build_cache: BuildCache,
     pub(super) children: Vec<Child>,
+    pub(super) commands: Commands,
     pub(super) disk: Disk,
     pub(super) io_wait_ns: u64,
     pub(super) lost: LostEvents,
@@ -150,8 +152,9 @@ impl Model {
             Place::Idle(build) => Place::Below { build, user: true },
             Place::Go(build) => match self.builds.get_mut(&build) {
                 Some(state) => {
+                    let start_ns = state.commands.forked(parent, state.children.len()).unwrap_or(at_ns);
                     state.by_pid.insert(child, state.children.len());
-                    state.children.push(Child::new(child, parent, at_ns));
+                    state.children.push(Child::new(child, parent, start_ns));
                     Place::Child(build, state.children.len() - 1)
                 }
                 None => Place::Outside,
@@ -197,6 +200,7 @@ impl Model {
                 if let Some(state) = self.builds.get_mut(&build) {
                     state.download.replaced(task.pid);
                     state.build_cache.replaced(task.pid);
+                    state.commands.replaced(task.pid);
                     state.runs(task.pid, facts);
                     state.learn(facts);
                 }
@@ -265,6 +269,7 @@ impl Model {
             download: Download::default(),
             build_cache: BuildCache::default(),
             children: Vec::new(),
+            commands: Commands::default(),
             disk: Disk::default(),
             io_wait_ns: 0,
             lost: LostEvents::default(),
@@ -357,6 +362,7 @@ impl Model {
             Body::Call(event) if task.goroutine != 0 && state.sees_calls(task.pid) => {
                 state.download.call(at_ns, task, event, &state.network);
                 state.build_cache.call(task, event);
+                state.commands.call(at_ns, task, event, &mut state.children);
             }
             Body::Socket(event) => {
                 if let Some(connection) = state.network.socket(at_ns, task, event) {

@@ -9,6 +9,7 @@ pub mod types;
 mod fold;
 
 mod build_cache;
+mod command;
 mod disk;
 mod download;
 mod network;

@@ -225,7 +225,7 @@ fn debug_trace(go: &Go) -> Ledger {
 }
 
 /// `go/buildcache/hit` and `miss` of the go command's telemetry files so far.
-pub fn counters(place: &Place) -> (u64, u64) {
+fn counters(place: &Place) -> (u64, u64) {
     let folder = place.go.root().join("home/.config/go/telemetry/local");
     let files: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     let sum = |name: &str| files.iter().map(|file| counter(&fs::read(file).unwrap_or_default(), name)).sum();

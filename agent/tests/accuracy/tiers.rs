@@ -8,7 +8,7 @@ use crate::{
     graph,
     lab::{Lab, Place, Way, is_full},
     ledger::{
-        Figure::{self, Bytes, Compile, Connections, LowerTiers, Modules, Packages, Parts, Requests},
+        Figure::{self, Bytes, Compile, CompileUnwatched, Connections, LowerTiers, Modules, Packages, Parts, Requests},
         Ledger, best_of_three,
     },
     modules::{expected, host, rows, url},
@@ -36,7 +36,7 @@ fn a_lower_tier_says_less_and_nothing_wrong() {
                 download(&go, way, tier, &["--probes", name]);
             }
         }
-        best_of_three(&[Packages, Compile, LowerTiers], || build(&go, tier, &["--probes", name]));
+        best_of_three(&[Packages, compile_figure(tier), LowerTiers], || build(&go, tier, &["--probes", name]));
     }
 }
 
@@ -50,7 +50,7 @@ fn an_unknown_release_is_seen_by_its_files_alone() {
     for way in [Way::Http2, Way::Plain, Way::Http1, Way::Git] {
         download(&go, way, Tier::Paths, &[]);
     }
-    best_of_three(&[Packages, Compile, LowerTiers], || build(&go, Tier::Paths, &[]));
+    best_of_three(&[Packages, CompileUnwatched, LowerTiers], || build(&go, Tier::Paths, &[]));
 }
 
 /// Tiers up to `tier` work, and those above say why they do not: they are switched off, or `version` is unknown.
@@ -83,6 +83,10 @@ fn download(go: &Go, way: Way, tier: Tier, options: &[&str]) {
     let fetched: usize = warm.build().modules.iter().map(|module| module.fetches.len()).sum();
     ledger.equal(Modules, "fetches of a warm build", fetched, 0);
     ledger.close(&[Modules, Bytes, Parts, LowerTiers]);
+}
+
+fn compile_figure(tier: Tier) -> Figure {
+    if tier == Tier::Requests { Compile } else { CompileUnwatched }
 }
 
 fn title(tier: Tier, options: &[&str]) -> String {
@@ -228,12 +232,13 @@ fn compare_packages(ledger: &mut Ledger, build: &Build, graph_file: &std::path::
         *compile_ns += row.compile_ns.unwrap_or(0);
     }
     let times = graph::compile_times(graph_file);
+    let figure = compile_figure(tier);
     for (name, compiled) in &graph {
         match ours.remove(name) {
             Some((missed, compile_ns)) => {
                 ledger.equal(Packages, name, missed, *compiled);
                 if *compiled {
-                    ledger.near(Compile, name, compile_ns, times.get(name).copied().unwrap_or(0));
+                    ledger.near(figure, name, compile_ns, times.get(name).copied().unwrap_or(0));
                 }
             }
             None if *compiled => ledger.equal(Packages, name, "nothing", "a miss"),

@@ -72,7 +72,9 @@ impl Download {
             CallEvent::SpanBegin { .. }
             | CallEvent::SpanEnd
             | CallEvent::CacheBegin { .. }
-            | CallEvent::CacheEnd { .. } => {}
+            | CallEvent::CacheEnd { .. }
+            | CallEvent::CommandBegin
+            | CallEvent::CommandEnd => {}
         }
     }
 
