@@ -5,6 +5,8 @@
 //! a `go`.
 #![cfg(feature = "probe")]
 
+#[path = "accuracy/delays.rs"]
+mod delays;
 #[path = "accuracy/faults.rs"]
 mod faults;
 #[path = "oracle/graph.rs"]
@@ -20,6 +22,12 @@ mod packages;
 #[path = "oracle/spans.rs"]
 #[allow(dead_code, reason = "shared with the oracle's tests")]
 mod spans;
+#[path = "accuracy/several.rs"]
+mod several;
+#[path = "accuracy/tiers.rs"]
+mod tiers;
+#[path = "accuracy/toolchain.rs"]
+mod toolchain;
 #[path = "oracle/traced.rs"]
 #[allow(dead_code, reason = "shared with the oracle's tests")]
 mod traced;

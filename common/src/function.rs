@@ -80,6 +80,8 @@ pub enum Function {
     ProxyZip = 9,
     /// `cmd/go/internal/work.(*Builder).useCache`.
     UseCache = 10,
+    /// `os/exec.(*Cmd).Run`.
+    CommandRun = 11,
 }
 
 wire! {

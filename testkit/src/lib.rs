@@ -1,6 +1,6 @@
 //! Real servers with injected faults, for tests, benchmarks and the demo: a module proxy over HTTP/1.1, HTTPS and
 //! HTTP/2 ([`proxy`]), the checksum database behind it ([`sumdb`]), git repositories ([`git`]), a forward proxy ([`forward`]), a DNS server ([`dns`]) with a private
-//! `/etc/resolv.conf` ([`namespace`]), generated modules ([`module`]) and isolated Go environments ([`goenv`]).
+//! `/etc/resolv.conf` ([`namespace`]), a watch on TCP handshakes ([`capture`]), generated modules ([`module`]) and isolated Go environments ([`goenv`]).
 //!
 //! Every server listens on a loopback address, runs on threads of its own and stops when its handle is dropped, so that
 //! a plain `#[test]`, an async test and a test that blocks on a child process use it alike. What a server held back
@@ -42,6 +42,8 @@ pub mod proxy;
 pub mod forward;
 
 pub mod dns;
+
+pub mod capture;
 
 mod loopback;
 

@@ -89,6 +89,8 @@ impl Actions {
             | CallEvent::HopEnd(_)
             | CallEvent::QueryBegin { .. }
             | CallEvent::QueryEnd { .. }
+            | CallEvent::CommandBegin
+            | CallEvent::CommandEnd
             | CallEvent::CacheBegin { .. }
             | CallEvent::CacheEnd { .. } => {}
         }

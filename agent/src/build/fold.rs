@@ -6,6 +6,7 @@ use super::{
     actions::Actions,
     build_cache::{BuildCache, Histories, Layout},
     cache_path::{self, CachePath},
+    command::Commands,
     disk::{self, DeviceSums, Disk},
     download::Download,
     network::Network,
@@ -58,6 +59,7 @@ pub(super) struct BuildState {
     pub(super) download: Download,
     pub(super) build_cache: BuildCache,
     pub(super) children: Vec<Child>,
+    pub(super) commands: Commands,
     pub(super) disk: Disk,
     pub(super) threads: Threads,
     pub(super) actions: Actions,
@@ -170,8 +172,9 @@ impl Model {
             Place::Idle(build) => Place::Below { build, child: None, user: true },
             Place::Go(build) => match self.builds.get_mut(&build) {
                 Some(state) => {
+                    let start_ns = state.commands.forked(parent, state.children.len()).unwrap_or(at_ns);
                     state.by_pid.insert(child, state.children.len());
-                    state.children.push(Child::new(child, parent, at_ns));
+                    state.children.push(Child::new(child, parent, start_ns));
                     Place::Child(build, state.children.len() - 1)
                 }
                 None => Place::Outside,
@@ -218,6 +221,7 @@ impl Model {
                     state.download.replaced(task.pid);
                     state.build_cache.replaced(task.pid);
                     state.actions.replaced(task.pid);
+                    state.commands.replaced(task.pid);
                     state.runs(task.pid, facts);
                     state.learn(facts);
                 }
@@ -287,6 +291,7 @@ impl Model {
             download: Download::default(),
             build_cache: BuildCache::default(),
             children: Vec::new(),
+            commands: Commands::default(),
             disk: Disk::new(self.devices.clone()),
             threads: Threads::default(),
             actions: Actions::default(),
@@ -456,6 +461,7 @@ impl Model {
                 if state.sees_calls(task.pid) {
                     state.download.call(at_ns, task, event, &state.network);
                     state.build_cache.call(task, event);
+                    state.commands.call(at_ns, task, event, &mut state.children);
                 }
             }
             Body::Socket(event) => {

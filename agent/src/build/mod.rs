@@ -10,6 +10,7 @@ mod fold;
 
 mod actions;
 mod build_cache;
+mod command;
 mod disk;
 mod download;
 mod network;

@@ -18,6 +18,14 @@ const DNS_TO_SYN_NS: u64 = 400_000_000;
 /// A `connect` that does not block returns at once; its thread may have to wait for a processor.
 const LONGEST_CALL_NS: u64 = 1_000_000_000;
 
+/// How long the go command waits for a TLS handshake (net/http, `DefaultTransport`). It closes the connection then, and no
+/// error shows on the socket.
+const TLS_HANDSHAKE_TIMEOUT_NS: u64 = 10_000_000_000;
+
+/// A TLS record with an alert (close_notify), which TLS 1.3 sends as application data: header, explicit nonce of TLS 1.2,
+/// alert, tag. No request is as short.
+const LONGEST_ALERT_BYTES: u64 = 5 + 8 + 3 + 16;
+
 /// Index of a connection in its build.
 pub type ConnectionIndex = usize;
 
@@ -63,6 +71,8 @@ pub struct TcpConnection {
     opened_for: Option<String>,
     last_write_ns: u64,
     last_read_ns: u64,
+    /// Writes since the TLS handshake ended that can be a request.
+    request_writes: u64,
     /// A goroutine that the dialler did not start wrote here: over HTTP/2 the requesters' own do.
     multiplexed: bool,
 }
@@ -141,6 +151,7 @@ impl Network {
             opened_for: None,
             last_write_ns: 0,
             last_read_ns: 0,
+            request_writes: 0,
             multiplexed: false,
         };
         if connect.result < 0 && connect.result != EINPROGRESS {
@@ -182,6 +193,7 @@ impl Network {
             .filter(|&index| self.connections[index].pid == task.pid)?;
         let connection = &mut self.connections[index];
         let sum = if event.write { &mut connection.bytes_sent } else { &mut connection.bytes_received };
+        let written_bytes = event.total_bytes.saturating_sub(*sum);
         *sum = (*sum).max(event.total_bytes);
         if event.local_port != 0 {
             connection.local_port = event.local_port;
@@ -217,6 +229,9 @@ impl Network {
         }
         if event.write {
             connection.last_write_ns = at_ns;
+            let payload = matches!(event.content, Content::TlsData | Content::Opaque);
+            let request = payload && connection.carries_requests() && written_bytes > LONGEST_ALERT_BYTES;
+            connection.request_writes += u64::from(request);
             let dialler = connection.dialler.goroutine;
             connection.multiplexed |=
                 task.goroutine != dialler && task.parent_goroutine != dialler && connection.carries_requests();
@@ -322,12 +337,16 @@ impl Network {
         failures?.into_iter().next_back()
     }
 
-    /// When the request left that was answered on a TLS connection of a process to a host, not multiplexed, within a span,
-    /// and was nobody else's: `taken` has connections with the time of the last request known to have left on them. Of
-    /// several it is the one answered last, whose requester has just been woken; which connection it was is not known then.
+    /// When the request of a goroutine left that was answered on a TLS connection of a process to a host, not multiplexed,
+    /// within a span, and was nobody else's: `taken` has connections with the time of the last request known to have left
+    /// on them. Of several it is the one answered last, whose requester has just been woken; which connection it was is not
+    /// known then.
+    ///
+    /// Unless no connection to the host was used twice yet: then each request left on the one dialled for it. To get
+    /// another's, one must have been idle: after a request, or because its own request had got another's before.
     pub fn answered_within(
         &self,
-        pid: u32,
+        (pid, goroutine): (u32, u64),
         host: &str,
         from_ns: u64,
         to_ns: u64,
@@ -347,6 +366,13 @@ impl Network {
                     && connection.last_read_ns >= connection.last_write_ns
             })
         };
+        let of_host = |connection: &&TcpConnection| connection.pid == pid && connection.leads_to(host);
+        if goroutine != 0 && self.connections.iter().filter(of_host).all(|connection| connection.request_writes <= 1) {
+            let own = |(_, connection): &(_, &TcpConnection)| connection.dialler.parent_goroutine == goroutine;
+            if let Some((index, connection)) = fitting().find(own) {
+                return Some((Some(index), connection.last_write_ns));
+            }
+        }
         let (index, connection) = fitting().max_by_key(|(_, connection)| connection.last_read_ns)?;
         Some((Some(index).filter(|_| fitting().count() == 1), connection.last_write_ns))
     }
@@ -494,13 +520,22 @@ impl TcpConnection {
 
     /// Why it could not be opened or was broken.
     pub fn failure(&self) -> Option<(ErrorType, String)> {
-        self.failed.as_ref().map(|(_, kind, text)| (*kind, text.clone()))
+        let failed = self.failed.as_ref().map(|(_, kind, text)| (*kind, text.clone()));
+        failed.or_else(|| self.handshake_timed_out().then(|| (ErrorType::TimedOut, "TLS handshake timeout".to_owned())))
+    }
+
+    /// The timer starts with the handshake, when the connection is there.
+    fn handshake_timed_out(&self) -> bool {
+        let waited_ns = self.established_ns.zip(self.closed_ns).map(|(from_ns, to_ns)| to_ns.saturating_sub(from_ns));
+        let unanswered = self.hello_ns.is_some() && self.tls_end_ns.is_none();
+        unanswered && waited_ns >= Some(TLS_HANDSHAKE_TIMEOUT_NS)
     }
 
     fn row(&self, index: ConnectionIndex, opening: Opening, build_start_ns: u64) -> types::Connection {
         let length = |span: Option<(u64, u64)>| span.map(|(from_ns, to_ns)| to_ns - from_ns);
         let established = self.established_ns.is_some();
         let known_tasks = self.dialler.goroutine != 0;
+        let failure = self.failure();
         types::Connection {
             id: index as u64 + 1,
             host: self.host(),
@@ -521,8 +556,8 @@ impl TcpConnection {
             bytes_received: established.then_some(self.bytes_received),
             round_trip_ns: self.path.map(|(round_trip_ns, _)| round_trip_ns),
             retransmits: self.path.map(|(_, retransmits)| retransmits.into()),
-            error_type: self.failed.as_ref().map(|(_, kind, _)| *kind),
-            error: self.failed.as_ref().map(|(.., text)| text.clone()),
+            error_type: failure.as_ref().map(|(kind, _)| *kind),
+            error: failure.map(|(_, text)| text),
             start_ns: self.start_ns.saturating_sub(build_start_ns),
         }
     }

@@ -10,9 +10,9 @@ pub struct Child {
     pub pid: u32,
     /// The go command's goroutine that started it.
     pub parent: Task,
-    /// Inside the go command's `clone`.
+    /// The go command's call to run it began, or, where that is not seen, inside its `clone`.
     pub start_ns: u64,
-    /// The go command's wait returned, or, where that was not seen, the child ended.
+    /// The call returned, or the go command's wait did, or, where neither was seen, the child ended.
     pub end_ns: Option<u64>,
     /// What it turned out to be.
     pub purpose: Purpose,

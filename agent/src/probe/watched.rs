@@ -162,5 +162,12 @@ pub fn watched(layout: &CallLayout) -> Vec<Watched> {
             ],
             returns: Some([word(0), NOTHING, NOTHING, NOTHING]),
         },
+        Watched {
+            function: Function::CommandRun,
+            symbol: "os/exec.(*Cmd).Run",
+            tier: Tier::Requests,
+            entry: [NOTHING; CAPTURES],
+            returns: Some([NOTHING; CAPTURES]),
+        },
     ]
 }

@@ -56,6 +56,10 @@ pub enum CallEvent {
         /// It had.
         hit: bool,
     },
+    /// It runs a command, and waits for it.
+    CommandBegin,
+    /// The command ended, or could not be run.
+    CommandEnd,
 }
 
 /// A URL that is asked for.
@@ -125,10 +129,13 @@ pub(super) fn event(bytes: &[u8], kind: u16) -> Result<CallEvent, DecodeError> {
 
 fn function(number: u8) -> Result<wire::Function, DecodeError> {
     use wire::Function::{
-        ProxyGoMod, ProxyLatest, ProxyStat, ProxyVersions, ProxyZip, RoundTrip, SpanDone, StartSpan, UseCache, WebGet,
+        CommandRun, ProxyGoMod, ProxyLatest, ProxyStat, ProxyVersions, ProxyZip, RoundTrip, SpanDone, StartSpan,
+        UseCache, WebGet,
     };
-    [StartSpan, SpanDone, WebGet, RoundTrip, ProxyVersions, ProxyLatest, ProxyStat, ProxyGoMod, ProxyZip, UseCache]
+    let of_modules = [ProxyVersions, ProxyLatest, ProxyStat, ProxyGoMod, ProxyZip];
+    [StartSpan, SpanDone, WebGet, RoundTrip, UseCache, CommandRun]
         .into_iter()
+        .chain(of_modules)
         .find(|function| *function as u8 == number)
         .ok_or(DecodeError::Unknown { what: "function", value: number.into() })
 }
@@ -144,7 +151,8 @@ fn query(function: wire::Function) -> Option<Query> {
         | wire::Function::SpanDone
         | wire::Function::WebGet
         | wire::Function::RoundTrip
-        | wire::Function::UseCache => None,
+        | wire::Function::UseCache
+        | wire::Function::CommandRun => None,
     }
 }
 
@@ -161,6 +169,7 @@ fn returned(function: wire::Function, call: &wire::FunctionCall) -> Result<CallE
         wire::Function::RoundTrip => Ok(CallEvent::HopEnd(answer)),
         // A Go bool is the low byte of its register.
         wire::Function::UseCache => Ok(CallEvent::CacheEnd { hit: value & 0xff != 0 }),
+        wire::Function::CommandRun => Ok(CallEvent::CommandEnd),
         wire::Function::StartSpan
         | wire::Function::SpanDone
         | wire::Function::ProxyVersions
@@ -206,6 +215,7 @@ impl Texts {
             wire::Function::UseCache => {
                 CallEvent::CacheBegin { mode: self.text(0), import_path: self.known(1), action: self.id }
             }
+            wire::Function::CommandRun => CallEvent::CommandBegin,
             wire::Function::SpanDone
             | wire::Function::ProxyVersions
             | wire::Function::ProxyLatest

@@ -6,16 +6,17 @@ use gobuild_trace::build::{Build, ErrorType, Fetch, FetchKind, FetchState, Follo
 use testkit::{
     forward::ForwardProxy,
     module::Shape,
-    proxy::{ConnectionEnd, ConnectionRule, Proxy, RequestRecord, Rule},
+    proxy::{ConnectionEnd, ConnectionRule, Proxy, Rule},
 };
 
 use crate::{
-    lab::{Go, Lab, Place, Way, asked_by, asked_of},
+    lab::{Lab, Place, Way, asked_by, asked_of, by_path, is_full},
     ledger::{
-        Figure::{Fallthrough, FirstByte, Modules, Parts, Redirects, Requests, SumdbWait, Transfer},
+        Figure::{Fallthrough, FirstByte, Modules, Parts, Redirects, Requests, TimedOut},
         Ledger, best_of_three,
     },
     modules::compare,
+    toolchain::Go,
     traced::{assert_all_tiers, fetches, privileged},
     x::plain,
 };
@@ -49,7 +50,7 @@ fn a_failed_proxy_is_named_with_what_it_cost_and_who_made_it_good() {
     let go = Go::local();
     for way in Way::PROXIED {
         for (separator, fault, errors) in FALL_THROUGH {
-            let mut ledger = Ledger::new(format_args!("{}, {way}, A{separator}B, A: {fault:?}", go.version));
+            let mut ledger = Ledger::new(format_args!("{}, {way}, A{separator}B, A: {fault:?}", go));
             let lab = Lab::new(way, 8);
             let first = failing(&lab, fault);
             let builder = go.environment(2).authority(&lab.authority).sumdb(&lab.sumdb).proxy(first.url());
@@ -116,6 +117,54 @@ fn compare_attempts(ledger: &mut Ledger, build: &Build, first: &Proxy, second: &
     }
 }
 
+/// net/http gives a handshake 10 s (`DefaultTransport`); over plain HTTP it waits for an answer for ever.
+#[test]
+fn a_proxy_that_never_shakes_hands_is_timed_out_and_made_good() {
+    if !privileged() {
+        return;
+    }
+    let ways: &[Way] = if is_full() { &[Way::Http2, Way::Http1] } else { &[Way::Http2] };
+    for &way in ways {
+        best_of_three(&[Fallthrough, TimedOut, Parts], || never_shakes_hands(&Go::local(), way));
+    }
+}
+
+fn never_shakes_hands(go: &Go, way: Way) -> Ledger {
+    const LIMIT_NS: u64 = 10_000_000_000;
+    let mut ledger = Ledger::new(format_args!("{go}, {way}, A|B, A: no handshake"));
+    let lab = Lab::new(way, 4);
+    let first = Proxy::builder("silent")
+        .transport(way.transport(&lab.authority))
+        .source(lab.modules.clone())
+        .connection_rule(ConnectionRule::accept(Duration::from_secs(600)))
+        .start()
+        .expect("a proxy");
+    let builder = go.environment(4).authority(&lab.authority).proxy(first.url());
+    let place = Place::new(&lab, builder.proxy_after_any_error(lab.server.url()));
+    // One file of each module is enough to wait for.
+    lab.fill_with_go_mods(&place);
+    let traced = place.run(&["mod", "download"]);
+    assert_eq!(traced.code, Some(0), "{}", traced.stderr);
+    assert_all_tiers(&traced.document);
+    ledger.equal(Fallthrough, "modules", traced.build().modules.len(), 4);
+    for module in &traced.build().modules {
+        let what = &module.path;
+        let [failed, made_good] = module.fetches.as_slice() else {
+            ledger.equal(Fallthrough, what, module.fetches.len(), 2);
+            continue;
+        };
+        let names = (failed.kind, failed.state, failed.error_type, failed.host.clone(), failed.proxy_index);
+        let expected = (FetchKind::Zip, FetchState::Failed, Some(ErrorType::TimedOut), Some(first.host()), Some(0));
+        ledger.equal(Fallthrough, what, names, expected);
+        let names = (made_good.state, made_good.host.clone(), made_good.proxy_index, made_good.follows);
+        ledger.equal(Fallthrough, what, names, (FetchState::Done, Some(lab.server.host()), Some(1), Some(failed.id)));
+        ledger.near(TimedOut, format_args!("{failed:?}"), failed.stages.tls_ns.unwrap_or(0), LIMIT_NS);
+        ledger.equal(Parts, what, failed.stages.sum_ns(), failed.duration_ns);
+        ledger.equal(Parts, what, made_good.duration_ns < LIMIT_NS / 2, true);
+    }
+    ledger
+}
+
 #[test]
 fn a_comma_does_not_lead_past_an_error_of_the_first_proxy() {
     if !privileged() {
@@ -123,7 +172,7 @@ fn a_comma_does_not_lead_past_an_error_of_the_first_proxy() {
     }
     let go = Go::local();
     for (status, error) in [(403, ErrorType::Http403), (500, ErrorType::Http500)] {
-        let mut ledger = Ledger::new(format_args!("{}, TLS h2, A,B, A: {status}", go.version));
+        let mut ledger = Ledger::new(format_args!("{}, TLS h2, A,B, A: {status}", go));
         let lab = Lab::new(Way::Http2, 4);
         let first = failing(&lab, Fault::Status(status));
         let builder = go.environment(2).authority(&lab.authority).proxy(first.url()).proxy(lab.server.url());
@@ -156,7 +205,7 @@ fn both_hops_of_a_redirect_have_their_host_connection_and_stages() {
 fn redirects(go: &Go, way: Way) -> Ledger {
     const FIRST: Duration = Duration::from_millis(200);
     const SECOND: Duration = Duration::from_millis(400);
-    let mut ledger = Ledger::new(format_args!("{}, {way}, zips redirected to a store", go.version));
+    let mut ledger = Ledger::new(format_args!("{}, {way}, zips redirected to a store", go));
     let lab = Lab::new(way, 16);
     let store = Proxy::builder("store")
         .transport(way.transport(&lab.authority))
@@ -202,71 +251,13 @@ fn redirects(go: &Go, way: Way) -> Ledger {
     ledger
 }
 
-fn by_path(log: Vec<RequestRecord>) -> BTreeMap<String, RequestRecord> {
-    log.into_iter().map(|record| (plain(&record.path), record)).collect()
-}
-
-/// What is held back for a second appears where it belongs and nowhere else.
-#[test]
-fn a_delay_of_a_second_is_in_its_own_stage() {
-    if !privileged() {
-        return;
-    }
-    let go = Go::local();
-    for way in Way::PROXIED {
-        best_of_three(&[FirstByte, Transfer, SumdbWait, Parts], || delays(&go, way));
-    }
-}
-
-fn delays(go: &Go, way: Way) -> Ledger {
-    let mut ledger = Ledger::new(format_args!("{}, {way}, GOMAXPROCS=4, delays of 1 s", go.version));
-    let second = Duration::from_secs(1);
-    let shape = Shape { modules: 48, payload_bytes: 40_000, ..Shape::default() };
-    let lab = Lab::with(way, shape, |proxy| {
-        proxy
-            .rule(Rule::on("*[048]/@v/*.mod").first_byte(second))
-            .rule(Rule::on("*[159]/@v/*.zip").first_byte(second))
-            .rule(Rule::on("*[26]/@v/*.zip").body_rate(40_000))
-            .rule(Rule::on("*/lookup/*[37]@*").first_byte(second))
-    });
-    let place = lab.environment(go, 4);
-    let traced = place.run(&["mod", "download"]);
-    assert_eq!(traced.code, Some(0), "{}", traced.stderr);
-    assert_all_tiers(&traced.document);
-    let log = by_path(lab.server.log());
-    for fetch in fetches(traced.build()) {
-        let url = plain(fetch.url.as_deref().expect("a URL"));
-        let record = &log[&format!("/{}", url.splitn(4, '/').nth(3).expect("a path"))];
-        let held = record.held;
-        let mut elsewhere_ns = fetch.duration_ns;
-        let mut stage = |figure, ours_ns: Option<u64>, held_ns: u64| {
-            if held_ns > 0 {
-                let ours_ns = ours_ns.unwrap_or(0);
-                ledger.near(figure, &url, ours_ns, held_ns);
-                elsewhere_ns -= ours_ns;
-            }
-        };
-        stage(FirstByte, fetch.stages.ttfb_ns, held.first_byte_ns);
-        stage(Transfer, fetch.stages.transfer_ns, held.body_ns);
-        if fetch.kind == FetchKind::Mod {
-            let lookup = url.replace("/@v/", "@").replace(".mod", "");
-            let lookup =
-                log.iter().find(|(path, _)| path.split_once("/lookup").is_some_and(|(_, name)| lookup.ends_with(name)));
-            let (_, lookup) = lookup.unwrap_or_else(|| panic!("no look-up of {url}"));
-            stage(SumdbWait, fetch.stages.verify_ns, lookup.held.first_byte_ns);
-        }
-        ledger.equal(Parts, format_args!("{fetch:?}"), elsewhere_ns < 500_000_000, true);
-    }
-    ledger
-}
-
 #[test]
 fn a_forward_proxy_is_not_taken_for_the_host() {
     if !privileged() {
         return;
     }
     let go = Go::local();
-    let mut ledger = Ledger::new(format_args!("{}, TLS h2 through CONNECT", go.version));
+    let mut ledger = Ledger::new(format_args!("{}, TLS h2 through CONNECT", go));
     let shape = Shape { modules: 40, ..Shape::default() };
     let lab = Lab::with(Way::Http2, shape, |proxy| proxy.host_name("proxy.test"));
     let forward = ForwardProxy::start().expect("a forward proxy");

@@ -1,73 +1,28 @@
-//! Toolchains, servers and environments of a case.
+//! Servers and environments of a case.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, process::Command, sync::Arc};
+use std::{collections::BTreeMap, fmt, fs, sync::Arc};
 
 use gobuild_trace::build::Build;
 use testkit::{
     authority::Authority,
+    dns::DnsServer,
     git::Repositories,
     goenv::{GoEnv, GoEnvBuilder},
     module::{ModuleSet, Shape, Topology},
-    namespace::{PrivateEtc, write_hosts},
+    namespace::{PrivateEtc, ResolverOptions, write_hosts, write_resolv_conf},
     proxy::{Proxy, ProxyBuilder, RequestRecord, Transport},
     sumdb::Sumdb,
 };
 
 use crate::{
+    toolchain::Go,
     traced::{Traced, fetches},
     x::plain,
 };
 
-/// Releases of the matrix: the machine's own and the newest patch release of each other one that was fetched for it.
-pub const RELEASES: [&str; 8] =
-    ["local", "go1.21.13", "go1.22.12", "go1.23.12", "go1.24.9", "go1.25.5", "go1.26rc1", "go1.27.2"];
-
 /// Whether the whole matrix is asked for.
 pub fn is_full() -> bool {
     std::env::var_os("GOBUILD_TRACE_ACCURACY").is_some_and(|value| value == "full")
-}
-
-/// A toolchain.
-#[derive(Clone, Debug)]
-pub struct Go {
-    /// `go1.26.8`.
-    pub version: String,
-    binary: PathBuf,
-}
-
-impl Go {
-    /// The machine's own.
-    pub fn local() -> Self {
-        Self::release("local").expect("a go command")
-    }
-
-    /// A release, fetched if need be. A missing one is a skip with its reason, and a failure in CI.
-    pub fn release(name: &str) -> Option<Self> {
-        let mut command = Command::new("go");
-        command.args(["env", "GOVERSION", "GOROOT"]).env("GOTOOLCHAIN", name).env("GOWORK", "off");
-        let output = command.current_dir(std::env::temp_dir()).output().expect("go");
-        if !output.status.success() {
-            let reason = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(std::env::var_os("CI").is_none(), "{name}: {reason}");
-            eprintln!("skipped: {name}: {reason}");
-            return None;
-        }
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
-        let (version, root) = text.trim().split_once('\n').expect("two lines");
-        Some(Self { version: version.to_owned(), binary: PathBuf::from(root).join("bin/go") })
-    }
-
-    /// The 24 of `go1.24.9`.
-    pub fn minor(&self) -> u32 {
-        let rest = self.version.strip_prefix("go1.").expect("Go 1");
-        let digits = rest.split(|other: char| !other.is_ascii_digit()).next().expect("a minor version");
-        digits.parse().expect("a number")
-    }
-
-    /// An environment in which it is `go`.
-    pub fn environment<'a>(&self, processors: u32) -> GoEnvBuilder<'a> {
-        GoEnv::builder().go(&self.binary).variable("GOMAXPROCS", processors.to_string())
-    }
 }
 
 /// What modules come by.
@@ -152,7 +107,25 @@ impl Lab {
             Way::Git => builder.proxy("direct"),
             Way::Plain | Way::Http1 | Way::Http2 => builder.proxy(self.server.url()).sumdb(&self.sumdb),
         };
-        Place::new(self, builder)
+        let place = Place::new(self, builder);
+        if go.minor() < 21 {
+            let file = place.go.work_dir().join("go.mod");
+            let text = fs::read_to_string(&file).expect("go.mod").replace("go 1.21", &format!("go 1.{}", go.minor()));
+            fs::write(&file, text).expect("go.mod");
+        }
+        place
+    }
+
+    /// Puts the `.info` and `.mod` of every module into a module cache, so that only zips are missing.
+    pub fn fill_with_go_mods(&self, place: &Place) {
+        for module in self.modules.modules() {
+            let escape = testkit::module::escape;
+            let folder = place.go.module_cache().join("cache/download").join(escape(&module.path)).join("@v");
+            fs::create_dir_all(&folder).expect("a folder");
+            for (extension, content) in [("info", &module.info), ("mod", &module.go_mod)] {
+                fs::write(folder.join(format!("{}.{extension}", module.version)), content).expect("a file");
+            }
+        }
     }
 }
 
@@ -177,10 +150,29 @@ impl Place {
             // So that the database is asked.
             Way::Plain | Way::Http1 | Way::Http2 => {
                 lab.modules.write_program_without_sums(go.work_dir()).expect("a program");
-                let _ = std::fs::remove_file(go.work_dir().join("go.sum"));
+                let _ = fs::remove_file(go.work_dir().join("go.sum"));
             }
         }
         Self { go, etc }
+    }
+
+    /// Names are looked up at `dns`.
+    pub fn resolving(mut self, dns: &DnsServer) -> Self {
+        let file = self.go.root().join("resolv.conf");
+        write_resolv_conf(&file, dns.address(), ResolverOptions::default()).expect("a resolv.conf");
+        self.etc = self.etc.resolv_conf(file);
+        self
+    }
+
+    /// Its build cache has the standard library.
+    pub fn with_standard_library(self, go: &Go) -> Self {
+        go.standard_library(&self.go.build_cache());
+        self
+    }
+
+    /// `gobuild-trace sh -c SCRIPT`.
+    pub fn run_script(&self, script: &str) -> Traced {
+        Traced::run_program(&self.go, &[], &["sh", "-c", script], &self.etc)
     }
 
     /// `gobuild-trace go ARGUMENTS`.
@@ -205,6 +197,11 @@ pub fn asked_of<'a>(scheme: &str, log: impl IntoIterator<Item = &'a RequestRecor
         *asked.entry((plain(&url), record.status)).or_default() += 1;
     }
     asked
+}
+
+/// The requests of a server's log, each path asked for once.
+pub fn by_path(log: Vec<RequestRecord>) -> BTreeMap<String, RequestRecord> {
+    log.into_iter().map(|record| (plain(&record.path), record)).collect()
 }
 
 /// Of a build. A request that was repeated with the same answer counts so often; hops of redirects are not in here.

@@ -1,15 +1,17 @@
-//! Modules, requests, bytes and connections of cold and warm downloads, over the matrix.
+//! Modules, requests, bytes and connections of cold, warm and partly warm downloads, over the matrix.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 use gobuild_trace::build::{Build, Fetch, FetchKind, FetchState, ModuleResult};
+use testkit::module::{Module, escape};
 
 use crate::{
-    lab::{GIT_HOST, Go, Lab, Place, RELEASES, Way, asked_by, asked_of, is_full},
+    lab::{GIT_HOST, Lab, Place, Way, asked_by, asked_of, is_full},
     ledger::{
         Figure::{Bytes, Connections, Modules, Parts, Requests},
         Ledger,
     },
+    toolchain::{Go, REBUILT, RELEASES},
     traced::{Traced, assert_all_tiers, fetches, files_below, files_by_name, privileged},
     x::plain,
 };
@@ -22,7 +24,8 @@ fn modules_requests_and_bytes_are_those_of_the_log() {
     if !privileged() {
         return;
     }
-    for go in RELEASES.iter().filter_map(|name| Go::release(name)) {
+    let releases = RELEASES.iter().filter_map(|name| Go::release(name));
+    for go in releases.chain(REBUILT.iter().filter_map(|name| Go::rebuilt(name))) {
         for way in [Way::Http2, Way::Plain, Way::Http1, Way::Git] {
             for processors in [2, 1, 16] {
                 // Without the whole matrix: every release once, the machine's own by every way.
@@ -52,9 +55,9 @@ fn sixteen_downloads_at_once_share_one_connection() {
     assert!(most >= Some(8), "{most:?} zips at once");
 }
 
-/// A download into empty caches, and the same again.
+/// A download into empty caches, the same again, and again with some files gone.
 fn cold_and_warm(go: &Go, way: Way, processors: u32, modules: usize) -> Traced {
-    let mut ledger = Ledger::new(format_args!("{}, {way}, GOMAXPROCS={processors}", go.version));
+    let mut ledger = Ledger::new(format_args!("{go}, {way}, GOMAXPROCS={processors}"));
     let lab = Lab::new(way, modules);
     let place = lab.environment(go, processors);
     let cold = place.run(&["mod", "download"]);
@@ -66,26 +69,88 @@ fn cold_and_warm(go: &Go, way: Way, processors: u32, modules: usize) -> Traced {
     assert_eq!(warm.code, Some(0), "{}", warm.stderr);
     assert_all_tiers(&warm.document);
     compare_warm(&mut ledger, &lab, warm.build());
+    // Out of a repository that it has, the go command makes the files again without asking anybody.
+    if way != Way::Git {
+        lab.server.clear_log();
+        let missing = remove_some_files(&lab, &place);
+        let partly = place.run(&["mod", "download"]);
+        assert_eq!(partly.code, Some(0), "{}", partly.stderr);
+        assert_all_tiers(&partly.document);
+        compare_partly_warm(&mut ledger, &lab, &place, partly.build(), &missing);
+    }
     let figures = [Modules, Requests, Bytes, Parts];
     ledger.close(if way == Way::Git { &figures } else { &[Modules, Requests, Bytes, Parts, Connections] });
     cold
 }
 
-type Row = (ModuleResult, Option<String>);
+/// Kinds of files that a module lost.
+type Missing = BTreeMap<(String, Option<String>), &'static [&'static str]>;
 
-fn rows(build: &Build) -> BTreeMap<(String, Option<String>), Row> {
+/// Takes away zips, `.mod`s, both with `.info`, and trees alone, each of a fifth of the modules.
+fn remove_some_files(lab: &Lab, place: &Place) -> Missing {
+    const LOSSES: [&[&str]; 5] = [&[], &["zip"], &["mod"], &["info", "mod", "zip"], &[]];
+    let mut missing = Missing::new();
+    for (index, module) in lab.modules.modules().iter().enumerate() {
+        let Module { path, version, .. } = module;
+        let losses = LOSSES[index % LOSSES.len()];
+        let folder = place.go.module_cache().join("cache/download").join(escape(path)).join("@v");
+        for extension in losses {
+            fs::remove_file(folder.join(format!("{version}.{extension}"))).expect("it was there");
+        }
+        let tree_goes = index % LOSSES.len() == LOSSES.len() - 1;
+        if losses.contains(&"zip") {
+            fs::remove_file(folder.join(format!("{version}.ziphash"))).expect("it was there");
+        }
+        if tree_goes || losses.contains(&"zip") {
+            let tree = place.go.module_cache().join(format!("{}@{version}", escape(path)));
+            fs::remove_dir_all(tree).expect("it was there");
+        }
+        missing.insert((path.clone(), Some(version.clone())), losses);
+    }
+    missing
+}
+
+/// What is gone comes again, and nothing else.
+fn compare_partly_warm(ledger: &mut Ledger, lab: &Lab, place: &Place, build: &Build, missing: &Missing) {
+    let host = host(lab);
+    let expected = |losses: &&[&str]| match losses {
+        [] => (ModuleResult::Cached, None),
+        [_, ..] => (ModuleResult::Downloaded, Some(host.clone())),
+    };
+    let theirs: BTreeMap<_, _> = missing.iter().map(|(name, losses)| (name.clone(), expected(losses))).collect();
+    let known = |(name, (result, host)): (_, Row)| (name, (result, host.filter(|_| result != ModuleResult::Cached)));
+    ledger.same(Modules, &rows(build).into_iter().map(known).collect(), &theirs);
+    let scheme = if lab.way == Way::Plain { "http" } else { "https" };
+    ledger.same(Requests, &asked_by(build), &asked_of(scheme, &lab.server.log()));
+    let in_cache = files_below(&place.go.module_cache().join("cache/download"));
+    let mut theirs: BTreeMap<String, Vec<Option<u64>>> = BTreeMap::new();
+    for ((path, version), losses) in missing {
+        for extension in *losses {
+            let name = format!("{}/@v/{}.{extension}", escape(path), version.as_deref().unwrap_or_default());
+            let bytes = in_cache[&name];
+            theirs.insert(name, vec![Some(bytes)]);
+        }
+    }
+    let files = files_by_name(build);
+    let bytes = |fetches: &Vec<&Fetch>| fetches.iter().map(|fetch| fetch.bytes).collect();
+    ledger.same(Bytes, &files.iter().map(|(name, fetches)| (name.clone(), bytes(fetches))).collect(), &theirs);
+}
+
+pub type Row = (ModuleResult, Option<String>);
+
+pub fn rows(build: &Build) -> BTreeMap<(String, Option<String>), Row> {
     let row = |module: &gobuild_trace::build::Module| {
         ((module.path.clone(), module.version.clone()), (module.result, module.host.clone()))
     };
     build.modules.iter().map(row).collect()
 }
 
-fn expected(lab: &Lab, row: Row) -> BTreeMap<(String, Option<String>), Row> {
-    let name = |module: &testkit::module::Module| (module.path.clone(), Some(module.version.clone()));
+pub fn expected(lab: &Lab, row: Row) -> BTreeMap<(String, Option<String>), Row> {
+    let name = |module: &Module| (module.path.clone(), Some(module.version.clone()));
     lab.modules.modules().iter().map(|module| (name(module), row.clone())).collect()
 }
 
-fn host(lab: &Lab) -> String {
+pub fn host(lab: &Lab) -> String {
     if lab.way == Way::Git { GIT_HOST.to_owned() } else { lab.server.host() }
 }
 
@@ -117,7 +182,7 @@ pub fn compare(ledger: &mut Ledger, lab: &Lab, place: &Place, build: &Build, own
     ledger.same(Bytes, &ours, &theirs);
     if lab.way == Way::Git {
         for module in build.modules.iter().filter(|module| module.version.is_some()) {
-            let folder = format!("{}/@v/", testkit::module::escape(&module.path));
+            let folder = format!("{}/@v/", escape(&module.path));
             let kept: u64 = in_cache.iter().filter(|(name, _)| name.starts_with(&folder)).map(|(_, bytes)| bytes).sum();
             ledger.equal(Bytes, &module.path, module.bytes, kept);
         }
@@ -182,6 +247,6 @@ fn compare_warm(ledger: &mut Ledger, lab: &Lab, build: &Build) {
     ledger.same(Requests, &asked_by(build), &asked_of(scheme, &lab.server.log()));
 }
 
-fn url(fetch: &Fetch) -> &str {
+pub fn url(fetch: &Fetch) -> &str {
     fetch.url.as_deref().unwrap_or("no URL")
 }

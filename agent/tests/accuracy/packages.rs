@@ -10,12 +10,13 @@ use gobuild_trace::build::{Build, CacheResult};
 
 use crate::{
     graph,
-    lab::{Go, Lab, Place, RELEASES, Way, is_full},
+    lab::{Lab, Place, Way, is_full},
     ledger::{
-        Figure::{Actions, Compile, Durations, Packages, Spans, Tests},
+        Figure::{self, Actions, Compile, Durations, Links, Packages, Spans, TestRuns, Tests, Vets},
         Ledger, best_of_three,
     },
     spans,
+    toolchain::{Go, REBUILT, RELEASES},
     traced::{Traced, assert_all_tiers, privileged},
 };
 
@@ -27,22 +28,32 @@ fn packages_are_those_of_the_action_graph() {
     if !privileged() {
         return;
     }
-    for go in RELEASES.iter().filter_map(|name| Go::release(name)) {
+    let (releases, rebuilt) = if is_full() { (&RELEASES[..], &REBUILT[..]) } else { (&RELEASES[..2], &REBUILT[1..]) };
+    let releases = releases.iter().filter_map(|name| Go::release(name));
+    for go in releases.chain(rebuilt.iter().filter_map(|name| Go::rebuilt(name))) {
         for processors in [2, 1, 16] {
             if !is_full() && processors != 2 {
                 continue;
             }
             best_of_three(&[Packages, Actions, Compile], || {
-                let mut ledger = Ledger::new(format_args!("{}, go build, GOMAXPROCS={processors}", go.version));
+                let mut ledger = Ledger::new(format_args!("{go}, go build, GOMAXPROCS={processors}"));
                 let lab = Lab::new(Way::Http2, MODULES);
-                let place = lab.environment(&go, processors);
+                let mut place = lab.environment(&go, processors);
+                // The standard library is compiled too where all is run, and by the machine's own release.
+                if !is_full() && go.version != Go::local().version || processors != 2 {
+                    place = place.with_standard_library(&go);
+                }
                 fs::write(place.go.work_dir().join("go.sum"), lab.modules.go_sum()).expect("go.sum");
                 add_c_package(place.go.work_dir());
+                add_chain(place.go.work_dir(), "int");
                 let binary = place.go.root().join("program").display().to_string();
                 // An executable that is up to date would be a hit of its own, its packages not looked up.
                 build(&mut ledger, &go, &place, &["-o", &binary, "."], true);
                 fs::remove_file(&binary).expect("the program was built");
                 build(&mut ledger, &go, &place, &["-o", &binary, "."], false);
+                // In the middle of the graph: what it imports stays, what imports it does not.
+                add_chain(place.go.work_dir(), "int64");
+                build(&mut ledger, &go, &place, &["-o", &binary, "."], true);
                 ledger
             });
         }
@@ -68,12 +79,15 @@ fn build(ledger: &mut Ledger, go: &Go, place: &Place, arguments: &[&str], cold: 
     ledger.equal(Actions, "hits and misses", actions, Some(expected));
 }
 
-fn compare_packages(ledger: &mut Ledger, build: &Build, graph_file: &Path) {
+/// The graph has one name for a package and its test variant, `p [p.test]`.
+pub fn base(name: &str) -> String {
+    name.split_once(" [").map_or(name, |(base, _)| base).to_owned()
+}
+
+pub fn compare_packages(ledger: &mut Ledger, build: &Build, graph_file: &Path) {
     let result = |compiled: bool| if compiled { CacheResult::Miss } else { CacheResult::Hit };
     let graph: BTreeMap<String, CacheResult> =
         graph::packages(graph_file).into_iter().map(|(name, compiled)| (name, result(compiled))).collect();
-    // The graph has one name for a package and its test variant, `p [p.test]`.
-    let base = |name: &str| name.split_once(" [").map_or(name, |(base, _)| base).to_owned();
     let mut ours: BTreeMap<String, (CacheResult, u64)> = BTreeMap::new();
     for row in &build.caches.packages {
         let (result, compile_ns) = ours.entry(base(&row.import_path)).or_insert((row.result, 0));
@@ -92,40 +106,80 @@ fn compare_packages(ledger: &mut Ledger, build: &Build, graph_file: &Path) {
 }
 
 #[test]
-fn test_results_and_packages_of_go_test() {
+fn results_and_times_of_go_test() {
     if !privileged() {
         return;
     }
-    best_of_three(&[Tests, Packages, Compile], || tests_twice(&Go::local()));
+    best_of_three(&[Tests, Packages, Compile, Links, Vets, TestRuns], || tests_twice(&Go::local()));
 }
 
 fn tests_twice(go: &Go) -> Ledger {
-    let mut ledger = Ledger::new(format_args!("{}, go test ./... twice", go.version));
+    const TESTS: u64 = 16;
+    let mut ledger = Ledger::new(format_args!("{go}, go test ./... twice"));
     let lab = Lab::new(Way::Http2, MODULES);
-    let place = lab.environment(go, 2);
+    let place = lab.environment(go, 2).with_standard_library(go);
     let work = place.go.work_dir();
     fs::write(work.join("go.sum"), lab.modules.go_sum()).expect("go.sum");
-    for index in 0..6 {
+    for index in 0..TESTS {
         let name = format!("t{index}");
         write(&work.join(&name).join("t.go"), &format!("package {name}\n\nfunc N() int {{ return {index} }}\n"));
         let test = format!(
-            "package {name}\n\nimport \"testing\"\n\nfunc TestN(t *testing.T) {{\n\tif N() != {index} {{\n\t\tt.Fatal()\n\t}}\n}}\n"
+            "package {name}\n\nimport (\n\t\"testing\"\n\t\"time\"\n)\n\nfunc TestN(t *testing.T) {{\n\ttime.Sleep({index} * 10 * time.Millisecond)\n\tif N() != {index} {{\n\t\tt.Fatal()\n\t}}\n}}\n"
         );
         write(&work.join(&name).join("t_test.go"), &test);
     }
-    for (round, cached) in [("first", 0), ("second", 6)] {
+    for (round, cached) in [("first", 0), ("second", TESTS)] {
         let file = place.go.root().join("graph.json");
         let flag = format!("-debug-actiongraph={}", file.display());
         let traced = place.run(&["test", &flag, "./..."]);
         assert_eq!(traced.code, Some(0), "{}", traced.stderr);
         assert_all_tiers(&traced.document);
         let (hits, misses) = printed(&traced);
-        assert_eq!((hits, misses), (cached, 6 - cached), "{round}: {}", traced.stdout);
+        assert_eq!((hits, misses), (cached, TESTS - cached), "{round}: {}", traced.stdout);
         let ours = traced.build().caches.test.as_ref().map(|tests| (tests.hits, tests.misses));
         ledger.equal(Tests, round, ours, Some((hits, misses)));
         compare_packages(&mut ledger, traced.build(), &file);
+        compare_actions(&mut ledger, traced.build(), &file);
+        compare_runs(&mut ledger, &traced);
     }
     ledger
+}
+
+/// Links and vets, each by its package.
+fn compare_actions(ledger: &mut Ledger, build: &Build, graph_file: &Path) {
+    for (figure, tool) in [(Links, "link"), (Vets, "vet")] {
+        let mut ours: BTreeMap<String, u64> = BTreeMap::new();
+        for row in build.tools.iter().filter(|row| row.tool == tool) {
+            *ours.entry(base(row.import_path.as_deref().expect("a package"))).or_default() += row.duration_ns;
+        }
+        compare_times(ledger, figure, &ours, &graph::times_of(graph_file, tool));
+    }
+    let tests = build.tests.iter();
+    let ours = tests.filter_map(|test| Some((format!("{}.test", test.import_path), test.link_ns?))).collect();
+    let mut theirs = graph::times_of(graph_file, "link");
+    theirs.retain(|package, _| package.ends_with(".test"));
+    compare_times(ledger, Links, &ours, &theirs);
+}
+
+fn compare_times(ledger: &mut Ledger, figure: Figure, ours: &BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) {
+    let names = |times: &BTreeMap<String, u64>| times.keys().cloned().collect::<Vec<String>>();
+    ledger.equal(figure, "packages", names(ours), names(theirs));
+    for (name, theirs_ns) in theirs {
+        ledger.near(figure, name, ours.get(name).copied().unwrap_or(0), *theirs_ns);
+    }
+}
+
+/// `ok  	example.test/program/t1	0.012s`.
+fn compare_runs(ledger: &mut Ledger, traced: &Traced) {
+    let line = |line: &str| {
+        let mut words = line.strip_prefix("ok ")?.split_whitespace();
+        let (name, seconds) = (words.next()?, words.next()?.strip_suffix('s')?.parse::<f64>().ok()?);
+        Some((name.to_owned(), (seconds * 1e9) as u64))
+    };
+    let theirs: BTreeMap<String, u64> = traced.stdout.lines().filter_map(line).collect();
+    let tests = traced.build().tests.iter();
+    let ours = tests.filter_map(|test| Some((test.import_path.clone(), test.run_ns?))).collect();
+    compare_times(ledger, TestRuns, &ours, &theirs);
 }
 
 /// Lines of `go test` with and without `(cached)`.
@@ -147,9 +201,9 @@ fn spans_are_those_of_debug_trace() {
 }
 
 fn debug_trace(go: &Go) -> Ledger {
-    let mut ledger = Ledger::new(format_args!("{}, go build -debug-trace", go.version));
+    let mut ledger = Ledger::new(format_args!("{go}, go build -debug-trace"));
     let lab = Lab::new(Way::Http2, MODULES);
-    let place = lab.environment(go, 2);
+    let place = lab.environment(go, 2).with_standard_library(go);
     fs::write(place.go.work_dir().join("go.sum"), lab.modules.go_sum()).expect("go.sum");
     let (trace, recording) = (place.go.root().join("trace.json"), place.go.root().join("build.recording"));
     let flag = format!("-debug-trace={}", trace.display());
@@ -188,6 +242,17 @@ fn counter(file: &[u8], name: &str) -> u64 {
     };
     let places = file.windows(name.len()).enumerate().filter(|(_, window)| *window == name.as_bytes());
     places.filter_map(|(at, _)| record(at)).next().unwrap_or(0)
+}
+
+/// `first` imports `second`, which imports `third`. A function of `second` is of this type.
+fn add_chain(work: &Path, of: &str) {
+    write(&work.join("third/third.go"), "package third\n\nfunc N() int { return 3 }\n");
+    let import = "example.test/program";
+    let second = format!("package second\n\nimport \"{import}/third\"\n\nfunc N() {of} {{ return {of}(third.N()) }}\n");
+    write(&work.join("second/second.go"), &second);
+    let first = format!("package first\n\nimport \"{import}/second\"\n\nfunc N() int {{ return int(second.N()) }}\n");
+    write(&work.join("first/first.go"), &first);
+    write(&work.join("uses_first.go"), &format!("package main\n\nimport _ \"{import}/first\"\n"));
 }
 
 /// A package in C that the program imports.

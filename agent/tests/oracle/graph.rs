@@ -34,6 +34,18 @@ pub fn compile_times(file: &Path) -> BTreeMap<String, u64> {
     times
 }
 
+/// Import path → sum of the times of the commands of its actions of a mode (`link`, `vet`); those without a command are
+/// left out.
+pub fn times_of(file: &Path, mode: &str) -> BTreeMap<String, u64> {
+    let mut times = BTreeMap::new();
+    for action in actions(file).iter().filter(|action| action["Mode"] == mode) {
+        if let (Some(package), Some(real_ns)) = (action["Package"].as_str(), action["CmdReal"].as_u64()) {
+            *times.entry(package.to_owned()).or_default() += real_ns;
+        }
+    }
+    times
+}
+
 /// Hits and misses of the cache that it implies: of packages, and of what is linked.
 pub fn decisions(file: &Path) -> (u64, u64) {
     let actions = actions(file);

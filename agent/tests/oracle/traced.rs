@@ -46,9 +46,14 @@ impl Traced {
 
     /// Runs `gobuild-trace OPTIONS go ARGUMENTS` with files of `/etc` of its own.
     pub fn run_with(environment: &GoEnv, options: &[&str], arguments: &[&str], etc: &PrivateEtc) -> Self {
+        Self::run_program(environment, options, &[&["go"], arguments].concat(), etc)
+    }
+
+    /// Runs `gobuild-trace OPTIONS COMMAND` with files of `/etc` of its own.
+    pub fn run_program(environment: &GoEnv, options: &[&str], program: &[&str], etc: &PrivateEtc) -> Self {
         let report = environment.root().join("report.json");
         let mut command = environment.program(env!("CARGO_BIN_EXE_gobuild-trace"));
-        command.args(["--ring-size", "64M", "--json"]).arg(&report).args(options).arg("go").args(arguments);
+        command.args(["--ring-size", "64M", "--json"]).arg(&report).args(options).args(program);
         if *etc != PrivateEtc::new() {
             etc.apply(&mut command);
         }

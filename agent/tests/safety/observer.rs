@@ -109,6 +109,8 @@ fn assert_calls_return(recording: Recording<impl std::io::Read>, jobs: &[Job], d
             CallEvent::QueryEnd { .. } => ("query", -1),
             CallEvent::CacheBegin { .. } => ("cache", 1),
             CallEvent::CacheEnd { .. } => ("cache", -1),
+            CallEvent::CommandBegin => ("command", 1),
+            CallEvent::CommandEnd => ("command", -1),
         };
         let open = open.entry((event.task.pid, event.task.goroutine, function)).or_default();
         *open += difference;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::Backlog;
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{Builder, Runtime},
@@ -85,6 +86,7 @@ pub struct ProxyBuilder<'a> {
     repositories: Option<Arc<Repositories>>,
     rules: Vec<Rule>,
     connection_rules: Vec<ConnectionRule>,
+    one_request: bool,
     log_file: Option<PathBuf>,
 }
 
@@ -151,6 +153,13 @@ impl<'a> ProxyBuilder<'a> {
         self
     }
 
+    /// Closes each HTTP/1.1 connection after its first answer, so that each request opens one of its own. HTTP/2 knows no
+    /// such thing.
+    pub fn one_request_per_connection(mut self) -> Self {
+        self.one_request = true;
+        self
+    }
+
     /// A file that each finished request is appended to as one line of JSON.
     pub fn log_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.log_file = Some(path.into());
@@ -212,6 +221,7 @@ impl<'a> ProxyBuilder<'a> {
             sources: self.sources,
             sumdb: self.sumdb,
             repositories: self.repositories,
+            one_request: self.one_request,
             rules: rule::Rules::default(),
             log: log::Log::new(log_file),
         });
@@ -257,6 +267,7 @@ impl Proxy {
             repositories: None,
             rules: Vec::new(),
             connection_rules: Vec::new(),
+            one_request: false,
             log_file: None,
         }
     }
@@ -348,13 +359,14 @@ impl Proxy {
             let _guard = self.runtime.as_ref().map(Runtime::enter);
             listen(self.address, 1)?.into_std().context("detach a socket")?
         };
+        let queue = listener.try_clone().context("duplicate a socket")?;
         self.command(|done| Command::Listen(listener, done))?;
         // The kernel accepts one connection more than the backlog says (`sk_acceptq_is_full`).
         let fillers = (0..2)
             .map(|_| TcpStream::connect_timeout(&self.address, COMMAND_TIMEOUT))
             .collect::<Result<_, _>>()
             .context("fill the accept queue")?;
-        Ok(FullAcceptQueue { proxy: self, _fillers: fillers })
+        Ok(FullAcceptQueue { proxy: self, queue, _fillers: fillers })
     }
 
     /// Stops, and waits until the last line of the log is written: what dropping it does not. Not for async code.
@@ -388,11 +400,16 @@ impl Drop for Proxy {
 /// An accept queue that is full until this is dropped; see [`Proxy::fill_accept_queue`].
 pub struct FullAcceptQueue<'a> {
     proxy: &'a Proxy,
+    queue: std::net::TcpListener,
     _fillers: Vec<TcpStream>,
 }
 
 impl Drop for FullAcceptQueue<'_> {
     fn drop(&mut self) {
+        // A second `listen` only changes the length (`inet_listen`). With one of 1, of several clients whose SYN comes
+        // again at once all but the first would wait for the third. It fails where the socket is closed, as the next does.
+        let length = i32::try_from(BACKLOG).ok().and_then(|length| Backlog::new(length).ok());
+        let _ = nix::sys::socket::listen(&self.queue, length.unwrap_or(Backlog::MAXCONN));
         // Fails only when the proxy has stopped, and then there is no queue.
         let _ = self.proxy.command(Command::Accept);
     }

@@ -52,6 +52,8 @@ pub(super) struct Site {
     pub sumdb: Option<Arc<Sumdb>>,
     pub repositories: Option<Arc<Repositories>>,
     pub tls: Option<TlsAcceptor>,
+    /// HTTP/1.1 connections are closed after their first answer.
+    pub one_request: bool,
     pub rules: Rules,
     pub log: Arc<Log>,
 }
@@ -242,7 +244,8 @@ where
     Flushed<S>: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| answer(Arc::clone(connection), request));
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let keep_alive = !connection.site.one_request;
+    let _ = http1::Builder::new().keep_alive(keep_alive).serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// As [`http1`].

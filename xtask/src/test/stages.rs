@@ -287,7 +287,7 @@ pub const STAGES: &[Stage] = &[
     Stage {
         name: "accuracy",
         about: "every figure against its oracle, over Go releases, transports and faults: a subset of `cargo xtask accuracy`",
-        needs: &[Requirement::Go],
+        needs: &[Requirement::Go, Requirement::DebianGo],
         privileges: Privileges::Root,
         limit: minutes(20),
         steps: &[

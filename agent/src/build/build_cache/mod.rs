@@ -248,7 +248,9 @@ impl BuildCache {
             | CallEvent::HopBegin(_)
             | CallEvent::HopEnd(_)
             | CallEvent::QueryBegin { .. }
-            | CallEvent::QueryEnd { .. } => {}
+            | CallEvent::QueryEnd { .. }
+            | CallEvent::CommandBegin
+            | CallEvent::CommandEnd => {}
         }
     }
 

@@ -63,7 +63,7 @@ impl Download {
                 // time.
                 if hop.sent_ns.is_none()
                     && let Some((connection, sent_ns)) =
-                        network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
+                        network.answered_within(goroutine, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
                 {
                     self.taken.extend(connection.map(|connection| (connection, sent_ns)));
                     self.attempts[index].sent(sent_ns, connection);
@@ -72,7 +72,9 @@ impl Download {
             CallEvent::SpanBegin { .. }
             | CallEvent::SpanEnd
             | CallEvent::CacheBegin { .. }
-            | CallEvent::CacheEnd { .. } => {}
+            | CallEvent::CacheEnd { .. }
+            | CallEvent::CommandBegin
+            | CallEvent::CommandEnd => {}
         }
     }
 

@@ -57,10 +57,12 @@ pub struct Span {
     pub end_ns: u64,
 }
 
-/// The newest connection that the attempt's own goroutine dialled.
+/// The newest connection that the attempt's own goroutine dialled for it. The same goroutine dials for what follows.
 pub fn dialled_connection(attempt: &Attempt, network: &Network) -> Option<ConnectionIndex> {
     let dialled = network.dialled_by(attempt.pid, attempt.goroutine).filter(|_| attempt.goroutine != 0);
-    dialled.filter(|(_, connection)| connection.start_ns() >= attempt.asked_ns).last().map(|(index, _)| index)
+    let end_ns = attempt.end.map_or(u64::MAX, |(end_ns, _)| end_ns);
+    let span = attempt.asked_ns..=end_ns;
+    dialled.filter(|(_, connection)| span.contains(&connection.start_ns())).last().map(|(index, _)| index)
 }
 
 impl Download {

@@ -170,7 +170,8 @@ pub struct ToolRun {
     pub pid: u32,
     /// From the build's start.
     pub start_ns: u64,
-    /// From the go command's `clone` to the return of its wait.
+    /// From the go command's call to run it to the return of that call; where its functions are not watched, from its
+    /// `clone` to the return of its wait.
     pub duration_ns: u64,
     /// Share in the wall time.
     pub wall_share_ns: u64,
