@@ -172,7 +172,7 @@ fn compare_times(ledger: &mut Ledger, figure: Figure, ours: &BTreeMap<String, u6
     }
 }
 
-/// `ok  	example.test/program/t1	0.012s`.
+/// Name and time of each package that was tested: `ok`, name, seconds.
 fn compare_runs(ledger: &mut Ledger, traced: &Traced) {
     let line = |line: &str| {
         let mut words = line.strip_prefix("ok ")?.split_whitespace();
