@@ -15,7 +15,7 @@ use gobuild_trace::gobin::{
 const TOOLCHAINS: [&str; 4] = ["local", "go1.21.13", "go1.24.9", "go1.27.2"];
 
 /// Functions of the go command that probes go on, present in every release of the table.
-const FUNCTIONS: [&str; 15] = [
+const FUNCTIONS: [&str; 16] = [
     "cmd/go/internal/cache.(*DiskCache).get",
     "cmd/go/internal/modfetch.(*proxyRepo).GoMod",
     "cmd/go/internal/modfetch.(*proxyRepo).Latest",
@@ -30,6 +30,7 @@ const FUNCTIONS: [&str; 15] = [
     "net.(*Resolver).goLookupIPCNAMEOrder",
     "net/http.(*Transport).dialConn",
     "net/http.(*Transport).roundTrip",
+    "net/http.(*persistConn).roundTrip",
     "os/exec.(*Cmd).Run",
 ];
 

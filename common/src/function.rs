@@ -82,6 +82,10 @@ pub enum Function {
     UseCache = 10,
     /// `os/exec.(*Cmd).Run`.
     CommandRun = 11,
+    /// `net/http.(*Transport).dialConn`: opens a connection, its TLS handshake included.
+    DialConnection = 12,
+    /// `net/http.(*persistConn).roundTrip`: one request on a connection of HTTP/1.
+    Exchange = 13,
 }
 
 wire! {

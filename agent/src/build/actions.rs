@@ -91,6 +91,9 @@ impl Actions {
             | CallEvent::QueryEnd { .. }
             | CallEvent::CommandBegin
             | CallEvent::CommandEnd
+            | CallEvent::DialBegin
+            | CallEvent::DialEnd { .. }
+            | CallEvent::ExchangeBegin { .. }
             | CallEvent::CacheBegin { .. }
             | CallEvent::CacheEnd { .. } => {}
         }

@@ -45,7 +45,10 @@ impl Commands {
             | CallEvent::QueryBegin { .. }
             | CallEvent::QueryEnd { .. }
             | CallEvent::CacheBegin { .. }
-            | CallEvent::CacheEnd { .. } => {}
+            | CallEvent::CacheEnd { .. }
+            | CallEvent::DialBegin
+            | CallEvent::DialEnd { .. }
+            | CallEvent::ExchangeBegin { .. } => {}
         }
     }
 

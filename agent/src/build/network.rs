@@ -22,10 +22,6 @@ const LONGEST_CALL_NS: u64 = 1_000_000_000;
 /// error shows on the socket.
 const TLS_HANDSHAKE_TIMEOUT_NS: u64 = 10_000_000_000;
 
-/// A TLS record with an alert (close_notify), which TLS 1.3 sends as application data: header, explicit nonce of TLS 1.2,
-/// alert, tag. No request is as short.
-const LONGEST_ALERT_BYTES: u64 = 5 + 8 + 3 + 16;
-
 /// Index of a connection in its build.
 pub type ConnectionIndex = usize;
 
@@ -71,8 +67,6 @@ pub struct TcpConnection {
     opened_for: Option<String>,
     last_write_ns: u64,
     last_read_ns: u64,
-    /// Writes since the TLS handshake ended that can be a request.
-    request_writes: u64,
     /// A goroutine that the dialler did not start wrote here: over HTTP/2 the requesters' own do.
     multiplexed: bool,
 }
@@ -151,7 +145,6 @@ impl Network {
             opened_for: None,
             last_write_ns: 0,
             last_read_ns: 0,
-            request_writes: 0,
             multiplexed: false,
         };
         if connect.result < 0 && connect.result != EINPROGRESS {
@@ -193,7 +186,6 @@ impl Network {
             .filter(|&index| self.connections[index].pid == task.pid)?;
         let connection = &mut self.connections[index];
         let sum = if event.write { &mut connection.bytes_sent } else { &mut connection.bytes_received };
-        let written_bytes = event.total_bytes.saturating_sub(*sum);
         *sum = (*sum).max(event.total_bytes);
         if event.local_port != 0 {
             connection.local_port = event.local_port;
@@ -229,9 +221,6 @@ impl Network {
         }
         if event.write {
             connection.last_write_ns = at_ns;
-            let payload = matches!(event.content, Content::TlsData | Content::Opaque);
-            let request = payload && connection.carries_requests() && written_bytes > LONGEST_ALERT_BYTES;
-            connection.request_writes += u64::from(request);
             let dialler = connection.dialler.goroutine;
             connection.multiplexed |=
                 task.goroutine != dialler && task.parent_goroutine != dialler && connection.carries_requests();
@@ -309,6 +298,17 @@ impl Network {
             .filter(move |(_, connection)| connection.pid == pid && connection.dialler.parent_goroutine == goroutine)
     }
 
+    /// The connection that a goroutine opened last, itself or, where a name has addresses of two families, by goroutines of
+    /// its own (RFC 8305).
+    pub fn opened_by(&self, dialler: Task) -> Option<ConnectionIndex> {
+        let open = |connection: &&TcpConnection| connection.pid == dialler.pid && connection.established_ns.is_some();
+        let newest = |is_own: &dyn Fn(&Task) -> bool| {
+            self.connections.iter().rposition(|connection| open(&connection) && is_own(&connection.dialler))
+        };
+        newest(&|task| task.goroutine == dialler.goroutine)
+            .or_else(|| newest(&|task| task.parent_goroutine == dialler.goroutine))
+    }
+
     /// Connections under TLS that carry one request at a time and wrote last: connection, process, when it wrote.
     pub fn unanswered(&self) -> impl Iterator<Item = (ConnectionIndex, u32, u64)> {
         self.connections
@@ -337,16 +337,13 @@ impl Network {
         failures?.into_iter().next_back()
     }
 
-    /// When the request of a goroutine left that was answered on a TLS connection of a process to a host, not multiplexed,
+    /// When the request left that was answered on a TLS connection of a process to a host, not multiplexed,
     /// within a span, and was nobody else's: `taken` has connections with the time of the last request known to have left
     /// on them. Of several it is the one answered last, whose requester has just been woken; which connection it was is not
     /// known then.
-    ///
-    /// Unless no connection to the host was used twice yet: then each request left on the one dialled for it. To get
-    /// another's, one must have been idle: after a request, or because its own request had got another's before.
     pub fn answered_within(
         &self,
-        (pid, goroutine): (u32, u64),
+        pid: u32,
         host: &str,
         from_ns: u64,
         to_ns: u64,
@@ -366,13 +363,6 @@ impl Network {
                     && connection.last_read_ns >= connection.last_write_ns
             })
         };
-        let of_host = |connection: &&TcpConnection| connection.pid == pid && connection.leads_to(host);
-        if goroutine != 0 && self.connections.iter().filter(of_host).all(|connection| connection.request_writes <= 1) {
-            let own = |(_, connection): &(_, &TcpConnection)| connection.dialler.parent_goroutine == goroutine;
-            if let Some((index, connection)) = fitting().find(own) {
-                return Some((Some(index), connection.last_write_ns));
-            }
-        }
         let (index, connection) = fitting().max_by_key(|(_, connection)| connection.last_read_ns)?;
         Some((Some(index).filter(|_| fitting().count() == 1), connection.last_write_ns))
     }
@@ -603,3 +593,6 @@ fn socket_error(errno: u32) -> (ErrorType, &'static str) {
         _ => (ErrorType::Other, "socket error"),
     }
 }
+
+#[cfg(test)]
+mod tests;

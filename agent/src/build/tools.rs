@@ -86,13 +86,14 @@ impl Child {
             Program::Tool(name) if is_probe(name, exec) => Purpose::Probe,
             Program::Tool(name) => Purpose::Tool(tool_name(name).to_owned()),
             Program::Vcs(name) => Purpose::Vcs(vcs_name(name).to_owned()),
-            // -toolexec runs `program compile …`: still that tool's work.
+            // -toolexec runs `program compile …`: still that tool's work. What ended before it could be read has its name.
             Program::Other | Program::Unknown if exec.import_path.is_some() => {
-                let wrapped = exec.arguments.get(1).and_then(|path| path.rsplit('/').next());
-                Purpose::Tool(wrapped.filter(|name| GO_TOOLS.contains(name)).unwrap_or("other").to_owned())
+                let words = [Some(&exec.path), exec.arguments.get(1)].into_iter().flatten();
+                let mut names = words.filter_map(|path| path.rsplit('/').next());
+                Purpose::Tool(names.find(|name| GO_TOOLS.contains(name)).unwrap_or("other").to_owned())
             }
-            Program::Other => Purpose::User,
-            Program::Unknown => Purpose::Unknown,
+            Program::Unknown if test_binary(exec).is_none() => Purpose::Unknown,
+            Program::Other | Program::Unknown => Purpose::User,
             Program::Go => Purpose::Helper,
         };
         self.role = match (&self.purpose, program) {

@@ -169,5 +169,19 @@ pub fn watched(layout: &CallLayout) -> Vec<Watched> {
             entry: [NOTHING; CAPTURES],
             returns: Some([NOTHING; CAPTURES]),
         },
+        Watched {
+            function: Function::DialConnection,
+            symbol: "net/http.(*Transport).dialConn",
+            tier: Tier::Requests,
+            entry: [NOTHING; CAPTURES],
+            returns: Some([word(0), word(1), NOTHING, NOTHING]),
+        },
+        Watched {
+            function: Function::Exchange,
+            symbol: "net/http.(*persistConn).roundTrip",
+            tier: Tier::Requests,
+            entry: [word(0), NOTHING, NOTHING, NOTHING],
+            returns: None,
+        },
     ]
 }

@@ -60,6 +60,18 @@ pub enum CallEvent {
     CommandBegin,
     /// The command ended, or could not be run.
     CommandEnd,
+    /// A connection is opened for a request.
+    DialBegin,
+    /// It is open, or could not be opened.
+    DialEnd {
+        /// What the go command knows it by until it is closed: an address in its memory.
+        handle: Option<u64>,
+    },
+    /// A request is given to a connection of HTTP/1.
+    ExchangeBegin {
+        /// As [`Self::DialEnd`] has it.
+        handle: u64,
+    },
 }
 
 /// A URL that is asked for.
@@ -129,11 +141,11 @@ pub(super) fn event(bytes: &[u8], kind: u16) -> Result<CallEvent, DecodeError> {
 
 fn function(number: u8) -> Result<wire::Function, DecodeError> {
     use wire::Function::{
-        CommandRun, ProxyGoMod, ProxyLatest, ProxyStat, ProxyVersions, ProxyZip, RoundTrip, SpanDone, StartSpan,
-        UseCache, WebGet,
+        CommandRun, DialConnection, Exchange, ProxyGoMod, ProxyLatest, ProxyStat, ProxyVersions, ProxyZip, RoundTrip,
+        SpanDone, StartSpan, UseCache, WebGet,
     };
     let of_modules = [ProxyVersions, ProxyLatest, ProxyStat, ProxyGoMod, ProxyZip];
-    [StartSpan, SpanDone, WebGet, RoundTrip, UseCache, CommandRun]
+    [StartSpan, SpanDone, WebGet, RoundTrip, UseCache, CommandRun, DialConnection, Exchange]
         .into_iter()
         .chain(of_modules)
         .find(|function| *function as u8 == number)
@@ -152,7 +164,9 @@ fn query(function: wire::Function) -> Option<Query> {
         | wire::Function::WebGet
         | wire::Function::RoundTrip
         | wire::Function::UseCache
-        | wire::Function::CommandRun => None,
+        | wire::Function::CommandRun
+        | wire::Function::DialConnection
+        | wire::Function::Exchange => None,
     }
 }
 
@@ -170,8 +184,12 @@ fn returned(function: wire::Function, call: &wire::FunctionCall) -> Result<CallE
         // A Go bool is the low byte of its register.
         wire::Function::UseCache => Ok(CallEvent::CacheEnd { hit: value & 0xff != 0 }),
         wire::Function::CommandRun => Ok(CallEvent::CommandEnd),
+        wire::Function::DialConnection => {
+            Ok(CallEvent::DialEnd { handle: Some(value).filter(|value| error == 0 && *value != 0) })
+        }
         wire::Function::StartSpan
         | wire::Function::SpanDone
+        | wire::Function::Exchange
         | wire::Function::ProxyVersions
         | wire::Function::ProxyLatest
         | wire::Function::ProxyStat
@@ -216,6 +234,8 @@ impl Texts {
                 CallEvent::CacheBegin { mode: self.text(0), import_path: self.known(1), action: self.id }
             }
             wire::Function::CommandRun => CallEvent::CommandBegin,
+            wire::Function::DialConnection => CallEvent::DialBegin,
+            wire::Function::Exchange => CallEvent::ExchangeBegin { handle: self.call.words[0] },
             wire::Function::SpanDone
             | wire::Function::ProxyVersions
             | wire::Function::ProxyLatest

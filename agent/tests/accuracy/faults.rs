@@ -236,10 +236,7 @@ fn redirects(go: &Go, way: Way) -> Ledger {
         ledger.equal(Redirects, &url, (hop.host.clone(), hop.status), (store.host(), Some(200)));
         ledger.equal(Redirects, &url, plain(&hop.url), plain(&format!("{}{}", store.url(), kept.path)));
         for (connection, record) in [(zip.connection, asked), (hop.connection, kept)] {
-            match port(connection) {
-                None if way == Way::Http1 => ledger.unknown(Redirects),
-                port => ledger.equal(Redirects, &url, port, Some(record.peer.port())),
-            }
+            ledger.equal(Redirects, &url, port(connection), Some(record.peer.port()));
         }
         ledger.equal(Parts, &url, zip.stages.sum_ns(), zip.duration_ns);
         let hop_ttfb_ns = hop.stages.ttfb_ns.unwrap_or(0);

@@ -204,13 +204,7 @@ pub fn compare(ledger: &mut Ledger, lab: &Lab, place: &Place, build: &Build, own
             ledger.equal(Bytes, url(fetch), fetch.bytes, Some(record.body_bytes));
         }
         let port = fetch.connection.and_then(|id| carried.get(&id).copied().flatten());
-        // Under TLS one goroutine of a connection writes all its requests; of two that were sent and answered at once it
-        // is not known which was whose.
-        if lab.way == Way::Http1 && port.is_none() {
-            ledger.unknown(Connections);
-        } else {
-            ledger.equal(Connections, url(fetch), port, own_port(record.peer.port()));
-        }
+        ledger.equal(Connections, url(fetch), port, own_port(record.peer.port()));
     }
     let phases: u64 = build.phases.iter().map(|phase| phase.wall_share_ns).sum();
     ledger.equal(Parts, "phases", phases, build.duration_ns);

@@ -28,8 +28,9 @@ fn the_smallest_ring_under_a_heavy_build_loses_and_says_so() {
     assert!(!build.incomplete.is_empty());
     assert_eq!(build.result, Some(BuildResult::Success));
     assert!(build.findings.iter().any(|finding| finding.code == "lost_events"), "{:#?}", build.findings);
-    assert!(ran.text.contains("events were lost"), "{}", ran.text);
-    assert!(ran.text.contains("the figures and findings marked ~ may"), "{}", ran.text);
+    let words = ran.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("events were lost"), "{}", ran.text);
+    assert!(words.contains("the figures and findings marked ~ may be wrong"), "{}", ran.text);
     let marked = ran.text.lines().filter(|line| line.contains('~') && line.contains(|c: char| c.is_ascii_digit()));
     assert!(marked.count() > 2, "{}", ran.text);
 }

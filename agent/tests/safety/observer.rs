@@ -111,6 +111,9 @@ fn assert_calls_return(recording: Recording<impl std::io::Read>, jobs: &[Job], d
             CallEvent::CacheEnd { .. } => ("cache", -1),
             CallEvent::CommandBegin => ("command", 1),
             CallEvent::CommandEnd => ("command", -1),
+            CallEvent::DialBegin => ("dial", 1),
+            CallEvent::DialEnd { .. } => ("dial", -1),
+            CallEvent::ExchangeBegin { .. } => continue,
         };
         let open = open.entry((event.task.pid, event.task.goroutine, function)).or_default();
         *open += difference;

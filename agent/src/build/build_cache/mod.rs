@@ -250,7 +250,10 @@ impl BuildCache {
             | CallEvent::QueryBegin { .. }
             | CallEvent::QueryEnd { .. }
             | CallEvent::CommandBegin
-            | CallEvent::CommandEnd => {}
+            | CallEvent::CommandEnd
+            | CallEvent::DialBegin
+            | CallEvent::DialEnd { .. }
+            | CallEvent::ExchangeBegin { .. } => {}
         }
     }
 

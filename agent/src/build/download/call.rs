@@ -59,14 +59,29 @@ impl Download {
                 let Some(hop) = self.attempts[index].hops.last_mut() else { return };
                 hop.end_ns = Some(at_ns);
                 hop.status = answer.status;
-                // Over HTTP/1 under TLS a goroutine of the connection writes all requests; a connection carries one at a
-                // time.
+                // A connection that was dialled before the functions were watched: one carries one request at a time.
+                let is_known = self.exchanges.values().any(|given| *given == index);
                 if hop.sent_ns.is_none()
+                    && !is_known
                     && let Some((connection, sent_ns)) =
-                        network.answered_within(goroutine, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
+                        network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
                 {
                     self.taken.extend(connection.map(|connection| (connection, sent_ns)));
                     self.attempts[index].sent(sent_ns, connection);
+                }
+            }
+            CallEvent::DialEnd { handle: Some(handle) } => {
+                // An address is used again when nothing refers to the old connection any more.
+                match network.opened_by(task) {
+                    Some(connection) => self.handles.insert((task.pid, *handle), connection),
+                    None => self.handles.remove(&(task.pid, *handle)),
+                };
+            }
+            CallEvent::ExchangeBegin { handle } => {
+                let connection = self.handles.get(&(task.pid, *handle)).copied();
+                if let (Some(connection), Some(index)) = (connection, self.requesting(goroutine)) {
+                    self.exchanges.insert(connection, index);
+                    self.one_at_a_time.insert(connection);
                 }
             }
             CallEvent::SpanBegin { .. }
@@ -74,7 +89,9 @@ impl Download {
             | CallEvent::CacheBegin { .. }
             | CallEvent::CacheEnd { .. }
             | CallEvent::CommandBegin
-            | CallEvent::CommandEnd => {}
+            | CallEvent::CommandEnd
+            | CallEvent::DialBegin
+            | CallEvent::DialEnd { handle: None } => {}
         }
     }
 
@@ -82,6 +99,7 @@ impl Download {
     pub fn replaced(&mut self, pid: u32) {
         self.calls.retain(|goroutine, _| goroutine.0 != pid);
         self.last_answers.retain(|goroutine, _| goroutine.0 != pid);
+        self.handles.retain(|handle, _| handle.0 != pid);
         self.current.retain(|goroutine, _| goroutine.0 != pid);
         self.current_sumdb.retain(|goroutine, _| goroutine.0 != pid);
         self.entries.replaced(pid);

@@ -35,6 +35,10 @@ use crate::ring::event::{
 
 const ENOENT: i32 = -2;
 
+/// A TLS record with an alert (close_notify), which TLS 1.3 sends as application data: header, explicit nonce of TLS 1.2,
+/// alert, tag. No request is as short.
+const LONGEST_ALERT_BYTES: u64 = 5 + 8 + 3 + 16;
+
 /// Longest time from the look that finds a file missing to its request on a connection that is open.
 const LOOK_TO_REQUEST_NS: u64 = 250_000_000;
 
@@ -61,6 +65,12 @@ pub struct Download {
     calls: HashMap<(u32, u64), Calls>,
     /// (process, goroutine) → the attempt that last answered a query of it.
     last_answers: HashMap<(u32, u64), usize>,
+    /// (process, what the go command knows it by) → connection.
+    handles: HashMap<(u32, u64), ConnectionIndex>,
+    /// Connection → attempt whose request is given to it and has not left.
+    exchanges: HashMap<ConnectionIndex, usize>,
+    /// Connections of HTTP/1 that requests were seen to be given to.
+    one_at_a_time: HashSet<ConnectionIndex>,
     /// Connection → when the last request left on it whose fetch is known.
     taken: HashMap<ConnectionIndex, u64>,
     entries: Entries,
@@ -428,6 +438,7 @@ impl Download {
     ) {
         match &event.content {
             Content::HttpRequest { path, host, .. } if event.write => {
+                self.exchanges.remove(&connection);
                 let sent = self.attempts.iter_mut().enumerate().rev().find(|(_, attempt)| {
                     let hop = attempt.hops.last();
                     attempt.open()
@@ -451,6 +462,20 @@ impl Download {
                 let Some(index) = self.plain.remove(&connection) else { return };
                 self.response(at_ns, index, *status);
             }
+            Content::TlsData | Content::Opaque if event.write && self.exchanges.contains_key(&connection) => {
+                // Over HTTP/1 a goroutine of the connection writes all its requests.
+                if u64::from(event.bytes) > LONGEST_ALERT_BYTES
+                    && let Some(index) = self.exchanges.remove(&connection)
+                {
+                    let attempt = &mut self.attempts[index];
+                    attempt.sent(at_ns, connection);
+                    self.taken.insert(connection, at_ns);
+                    let module = attempt.subject.module_path().map(str::to_owned);
+                    network.carried(connection, module.as_deref());
+                }
+            }
+            // What else moves there is the rest of an answer, or a close.
+            Content::TlsData | Content::Opaque if self.one_at_a_time.contains(&connection) => {}
             Content::TlsData | Content::Opaque if event.write => {
                 // Over HTTP/2 each request is written by a goroutine of its own, which the requester started
                 // (net/http, `(*http2ClientConn).RoundTrip`).

@@ -1,0 +1,93 @@
+use super::*;
+use crate::ring::event::SocketId;
+
+const PORT: u16 = 443;
+
+/// The requester's goroutine starts the dialler.
+fn dialler(requester: u64) -> Task {
+    Task { pid: 1, tid: 1, goroutine: requester + 100, parent_goroutine: requester }
+}
+
+/// Opened and its handshake over at `at_ns`; the descriptor is the requester's number.
+fn opened(network: &mut Network, at_ns: u64, requester: u64) -> ConnectionIndex {
+    let index = greeted(network, at_ns, requester);
+    wrote(network, at_ns, requester, Content::TlsChangeCipher, 300);
+    index
+}
+
+/// As [`opened`], with a handshake that nobody answered yet.
+fn greeted(network: &mut Network, at_ns: u64, requester: u64) -> ConnectionIndex {
+    let connect = Connect {
+        kernel: requester,
+        fd: requester as i32,
+        result: 0,
+        syn_ns: at_ns,
+        datagram: false,
+        address: IpAddr::from([192, 0, 2, 1]),
+        port: PORT,
+        local_port: 0,
+    };
+    let index = network.connect(at_ns, dialler(requester), &connect).unwrap();
+    let hello = Content::ClientHello { sni: Some("proxy.test".to_owned()), alpn: Vec::new() };
+    wrote(network, at_ns, requester, hello, 250);
+    index
+}
+
+fn wrote(network: &mut Network, at_ns: u64, requester: u64, content: Content, total_bytes: u64) {
+    let event = SocketEvent {
+        socket: SocketId { kernel: requester, connected_ns: 0 },
+        fd: requester as i32,
+        write: true,
+        first: false,
+        first_by_goroutine: false,
+        first_since_write: true,
+        bytes: 0,
+        total_bytes,
+        local_port: 0,
+        content,
+    };
+    // The connection's own goroutines, which the dialler started.
+    let task = Task { goroutine: requester + 200, parent_goroutine: requester + 100, ..dialler(requester) };
+    network.socket(at_ns, task, &event).unwrap();
+}
+
+fn closed(network: &mut Network, at_ns: u64, requester: u64) {
+    let tcp = Tcp {
+        kernel: requester,
+        change: TcpChange::Closed(0),
+        syn_ns: 0,
+        bytes_acked: 0,
+        bytes_received: 0,
+        local_port: 0,
+        srtt_us: 0,
+        retransmits: 0,
+    };
+    network.tcp(at_ns, &tcp);
+}
+
+#[test]
+fn a_connection_is_its_diallers() {
+    let mut network = Network::default();
+    let first = opened(&mut network, 10, 1);
+    let second = opened(&mut network, 20, 2);
+    assert_eq!(network.opened_by(dialler(1)), Some(first));
+    assert_eq!(network.opened_by(dialler(2)), Some(second));
+    // Of two address families, each dialled by a goroutine of its own.
+    assert_eq!(network.opened_by(Task { goroutine: 2, ..Task::default() }), None);
+    assert_eq!(network.opened_by(Task { pid: 1, goroutine: 2, ..Task::default() }), Some(second));
+}
+
+#[test]
+fn a_handshake_given_up_after_ten_seconds_timed_out() {
+    const SECOND: u64 = 1_000_000_000;
+    for (closed_ns, expected) in [(9 * SECOND, None), (11 * SECOND, Some(ErrorType::TimedOut))] {
+        let mut network = Network::default();
+        let silent = greeted(&mut network, SECOND / 2, 1);
+        let open = opened(&mut network, SECOND / 2, 2);
+        for requester in [1, 2] {
+            closed(&mut network, closed_ns, requester);
+        }
+        assert_eq!(network.connection(silent).failure().map(|(kind, _)| kind), expected);
+        assert_eq!(network.connection(open).failure(), None);
+    }
+}
