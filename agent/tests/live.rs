@@ -24,6 +24,8 @@ mod caches;
 mod reasons;
 #[path = "live/locks.rs"]
 mod locks;
+#[path = "live/direct.rs"]
+mod direct;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

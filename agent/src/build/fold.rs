@@ -87,8 +87,8 @@ enum Place {
     Idle(BuildId),
     /// Started by a go command.
     Child(BuildId, usize),
-    /// Further below; `user`: in a program that is not the build's.
-    Below { build: BuildId, user: bool },
+    /// Further below, of which child of the go command where there is one; `user`: in a program that is not the build's.
+    Below { build: BuildId, child: Option<usize>, user: bool },
 }
 
 impl Place {
@@ -162,7 +162,7 @@ impl Model {
     fn fork(&mut self, at_ns: u64, parent: Task, child: u32) {
         let place = match self.place(parent.pid) {
             Place::Outside => Place::Outside,
-            Place::Idle(build) => Place::Below { build, user: true },
+            Place::Idle(build) => Place::Below { build, child: None, user: true },
             Place::Go(build) => match self.builds.get_mut(&build) {
                 Some(state) => {
                     state.by_pid.insert(child, state.children.len());
@@ -173,7 +173,7 @@ impl Model {
             },
             Place::Child(build, index) => {
                 let user = self.builds.get(&build).is_some_and(|state| state.children[index].purpose == Purpose::User);
-                Place::Below { build, user }
+                Place::Below { build, child: Some(index), user }
             }
             below @ Place::Below { .. } => below,
         };
@@ -189,6 +189,13 @@ impl Model {
         }
         if let Some(process) = self.processes.get_mut(&task.pid) {
             process.exec = Some(exec.clone());
+        }
+        // git reaches the network in a child of its own, which is given the URL that counts.
+        if let Place::Below { build, child: Some(index), user: false } = self.place(task.pid)
+            && let Some(state) = self.builds.get_mut(&build)
+            && let Some(attempt) = state.children[index].attempt
+        {
+            state.download.vcs_runs(attempt, &exec.arguments);
         }
     }
 
@@ -238,6 +245,9 @@ impl Model {
                     child.runs(&facts.program, &exec);
                     if let Purpose::Vcs(name) = &child.purpose {
                         child.attempt = state.download.vcs_started(child.start_ns, child.parent, name);
+                        if let Some(attempt) = child.attempt {
+                            state.download.vcs_runs(attempt, &exec.arguments);
+                        }
                     }
                     state.build_cache.tool(index, &exec);
                     state.learn_goroot(&exec);
