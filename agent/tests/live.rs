@@ -26,6 +26,8 @@ mod concurrency;
 mod reasons;
 #[path = "live/locks.rs"]
 mod locks;
+#[path = "live/direct.rs"]
+mod direct;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

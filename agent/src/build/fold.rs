@@ -95,7 +95,7 @@ enum Place {
     Idle(BuildId),
     /// Started by a go command.
     Child(BuildId, usize),
-    /// Further below that child; `user`: in a program that is not the build's.
+    /// Further below, of which child of the go command where there is one; `user`: in a program that is not the build's.
     Below { build: BuildId, child: Option<usize>, user: bool },
 }
 
@@ -198,6 +198,13 @@ impl Model {
         if let Some(process) = self.processes.get_mut(&task.pid) {
             process.exec = Some(exec.clone());
         }
+        // git reaches the network in a child of its own, which is given the URL that counts.
+        if let Place::Below { build, child: Some(index), user: false } = self.place(task.pid)
+            && let Some(state) = self.builds.get_mut(&build)
+            && let Some(attempt) = state.children[index].attempt
+        {
+            state.download.vcs_runs(attempt, &exec.arguments);
+        }
     }
 
     fn facts(&mut self, at_ns: u64, task: Task, facts: &ProcessFacts) {
@@ -248,6 +255,9 @@ impl Model {
                     child.runs(&facts.program, &exec);
                     if let Purpose::Vcs(name) = &child.purpose {
                         child.attempt = state.download.vcs_started(child.start_ns, child.parent, name);
+                        if let Some(attempt) = child.attempt {
+                            state.download.vcs_runs(attempt, &exec.arguments);
+                        }
                     }
                     state.build_cache.tool(index, &exec);
                     state.learn_goroot(&exec);

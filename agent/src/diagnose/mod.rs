@@ -4,6 +4,7 @@
 //! the document's own: `lost_ns` is wall time as the model shared it out, so findings of different families compare.
 //! Looks are the report's.
 
+mod build_cache;
 mod connect;
 mod direct;
 mod dns;
@@ -35,6 +36,7 @@ pub fn findings(build: &Build) -> Vec<Finding> {
     dns::find(build, &mut findings);
     connect::find(build, &mut findings);
     lock_wait::find(build, &mut findings);
+    build_cache::find(build, &mut findings);
     lost_events::find(build, &mut findings);
     findings.sort_by(by_cost);
     findings

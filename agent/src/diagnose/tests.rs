@@ -339,6 +339,28 @@ fn long_lock_waits_are_summed() {
 }
 
 #[test]
+fn packages_that_the_cache_cannot_keep_are_a_finding() {
+    let mut build = with_modules(Vec::new());
+    let package = |name: &str, reason, seconds: u64| Package {
+        reason,
+        compile_ns: Some(2 * seconds * S),
+        wall_share_ns: seconds * S,
+        ..Package::new(name.to_owned(), CacheResult::Miss)
+    };
+    let unwritable = Some(RebuildReason::CacheUnwritable);
+    build.caches.packages = vec![package("a", Some(RebuildReason::Trimmed), 9), package("b", None, 9)];
+    assert_eq!(codes(&build), [""; 0]);
+    build.caches.packages.extend([package("c", unwritable, 1), package("d", unwritable, 2)]);
+    let found = findings(&build);
+    assert_eq!((found[0].code.as_str(), found[0].lost_ns), ("build_cache_unwritable", Some(3 * S)));
+    assert_eq!(
+        found[0].message,
+        "2 packages were compiled again because the build before could not write them into GOCACHE."
+    );
+    assert_eq!(found[0].evidence, ["d: 4.0 s", "c: 2.0 s"]);
+}
+
+#[test]
 fn lost_events_are_a_finding_without_a_cost_and_come_last() {
     let document = fixtures::lossy();
     let all = findings(&document.builds[0]);

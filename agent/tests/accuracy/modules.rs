@@ -219,7 +219,7 @@ fn compare_rows(ledger: &mut Ledger, lab: &Lab, build: &Build, host: &str) {
         ledger.equal(Modules, "rows without a version", paths.len(), 0);
         return;
     }
-    ledger.same(Modules, &versions, &expected(lab, (ModuleResult::Downloaded, None)));
+    ledger.same(Modules, &versions, &expected(lab, (ModuleResult::Downloaded, Some(host.to_owned()))));
     let expected = expected(lab, (ModuleResult::Downloaded, Some(host.to_owned())));
     let expected = expected.into_iter().map(|((path, _), row)| ((path, None), row)).collect();
     ledger.same(Modules, &paths, &expected);

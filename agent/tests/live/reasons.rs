@@ -159,6 +159,28 @@ fn a_new_cache_then_hits_then_changes() {
     assert_eq!(reasons(&lab.build(&[], &[])), ["apart inputs_changed", "fresh never_built"]);
 }
 
+/// Compilations name their actions and are given archives, whatever the tier.
+#[test]
+fn lower_tiers_know_what_was_compiled() {
+    if !possible() {
+        return;
+    }
+    for tier in ["paths", "goroutine"] {
+        let lab = Lab::new();
+        let build = || Wrapper::new(&lab.go, &["--probes", tier], ["go", "build", "./..."]).run().succeeded();
+        assert_eq!(
+            reasons(&build()),
+            ["apart never_built", "leaf never_built", "middle never_built", "top never_built"]
+        );
+        lab.write("leaf", "package leaf\n\nconst Answer = 10\n");
+        let changed = ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"];
+        assert_eq!(reasons(&build()), changed, "{tier}");
+        let entry = lab.entry(lab.build(&[], &[]).build(), "leaf");
+        fs::remove_file(entry).unwrap();
+        assert_eq!(reasons(&build()), ["leaf trimmed"], "{tier}");
+    }
+}
+
 #[test]
 fn other_flags_are_other_inputs_of_every_package() {
     if !possible() {

@@ -569,6 +569,15 @@ impl Download {
         Some(index)
     }
 
+    /// A version control child, or one that it started, runs with these arguments: a URL names the server, and git's own
+    /// configuration may have made it another one than the go command's.
+    pub fn vcs_runs(&mut self, index: usize, arguments: &[String]) {
+        // `git-remote-https NAME URL`, where the URL that was asked for stands for a name that there is none.
+        if let Some(host) = arguments.iter().rev().find_map(|argument| remote_host(argument)) {
+            self.attempts[index].host = Some(host);
+        }
+    }
+
     /// A version control child ended.
     pub fn vcs_ended(&mut self, at_ns: u64, index: usize, success: bool) {
         if success {
@@ -726,6 +735,18 @@ fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String
         .find_map(|(_, connection)| connection.failure())
 }
 
+/// The server that a URL of a repository names, `name[:port]`.
+fn remote_host(argument: &str) -> Option<String> {
+    let (scheme, rest) = argument.split_once("://")?;
+    let remote = matches!(
+        scheme,
+        "https" | "http" | "git" | "ssh" | "git+ssh" | "svn" | "svn+ssh" | "bzr" | "bzr+ssh" | "ftp" | "ftps"
+    );
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    (remote && !host.is_empty()).then(|| host.to_owned())
+}
+
 /// A request path names the subject: `…/<module>/@v/<version>.<kind>` with upper-case letters escaped.
 fn names(path: &str, subject: &Subject) -> bool {
     let Some((module, name)) = path.rsplit_once("/@v/") else {
@@ -746,4 +767,18 @@ fn names(path: &str, subject: &Subject) -> bool {
         && unescape(module).is_some_and(|module| {
             module.strip_suffix(wanted.path.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('/'))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_repositories_name_their_server() {
+        assert_eq!(remote_host("https://u:p@git.test:8443/a/b.git").as_deref(), Some("git.test:8443"));
+        assert_eq!(remote_host("git+ssh://git@git.test/a").as_deref(), Some("git.test"));
+        for argument in ["origin", "refs/tags/v1.0.0", "file:///srv/a", "https:///a", "core.x=https://git.test"] {
+            assert_eq!(remote_host(argument), None, "{argument}");
+        }
+    }
 }

@@ -274,7 +274,11 @@ impl Download {
             version: Some(name.version.clone()).filter(|version| !version.is_empty()),
             result,
             source: costliest.and_then(|fetch| fetch.source),
-            host: costliest.and_then(|fetch| fetch.host.clone()),
+            host: costliest.and_then(|fetch| fetch.host.clone()).or_else(|| {
+                // Most of git's work is on what it has got already.
+                let remote = fetches.iter().filter(|fetch| fetch.host.is_some());
+                remote.max_by_key(|fetch| fetch.duration_ns).and_then(|fetch| fetch.host.clone())
+            }),
             bytes: extra_bytes + fetches.iter().filter_map(|fetch| fetch.bytes).sum::<u64>(),
             cached: state.cached.iter().copied().collect::<Vec<FileKind>>(),
             lock_wait_ns: (!state.lock_waits.is_empty()).then(|| sum(&state.lock_waits)),

@@ -50,7 +50,7 @@ pub struct Module {
     /// Where its files came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
-    /// Host of its costliest fetch.
+    /// Host of its costliest fetch; of the costliest that has one, where that did not need the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Sum over its fetches.

@@ -1,0 +1,71 @@
+//! Modules from their repositories: whose time it was, and which server git really asked.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use gobuild_trace::build::{FetchKind, Source};
+use testkit::{
+    authority::Authority,
+    git::Repositories,
+    module::{ModuleSet, Shape, Topology},
+    namespace::{PrivateEtc, write_hosts},
+    proxy::{Proxy, RequestRecord, Transport},
+};
+
+use crate::wrapper::{Wrapper, environment, possible};
+
+const HOST: &str = "git.test";
+/// Where git goes instead, by its own configuration.
+const MIRROR: &str = "mirror.test";
+
+#[test]
+fn a_module_has_the_host_that_git_asked() {
+    if !possible() {
+        return;
+    }
+    let shape = Shape { modules: 3, topology: Topology::Fan, prefix: format!("{HOST}/gen"), ..Shape::default() };
+    let modules = Arc::new(ModuleSet::generate(&shape).unwrap());
+    let authority = Authority::new().unwrap();
+    let server = Proxy::builder("git")
+        .transport(Transport::Http2(&authority))
+        .repositories(Repositories::new([modules.clone().into()]).unwrap())
+        .listen_on_port(443)
+        .start()
+        .unwrap();
+    for mirrored in [false, true] {
+        let go = environment().proxy("direct").authority(&authority).build().unwrap();
+        modules.write_program(go.work_dir()).unwrap();
+        let hosts = go.root().join("hosts");
+        write_hosts(&hosts, [HOST, MIRROR].map(|name| (name, server.address().ip()))).unwrap();
+        let mut wrapper = Wrapper::new(&go, &[], ["go", "mod", "download"]);
+        PrivateEtc::new().hosts(hosts).apply(wrapper.command());
+        if mirrored {
+            let settings = [
+                // Its name is not in the certificate.
+                ("GIT_SSL_NO_VERIFY", "1"),
+                ("GIT_CONFIG_COUNT", "1"),
+                ("GIT_CONFIG_KEY_0", &format!("url.https://{MIRROR}/.insteadOf")),
+                ("GIT_CONFIG_VALUE_0", &format!("https://{HOST}/")),
+            ];
+            wrapper.command().envs(settings.map(|(name, value)| (name, value.to_owned())));
+        }
+        let seen = server.log().len();
+        let ran = wrapper.run();
+        // The other name is one that the server has no repository for.
+        assert_eq!(ran.status.success(), !mirrored, "{}", ran.stderr);
+        let asked = server.log().split_off(seen);
+        let by_git = |record: &&RequestRecord| record.path.contains("/info/refs");
+        let hosts: BTreeSet<&str> = asked.iter().filter(by_git).map(|record| record.host.as_str()).collect();
+        let expected = if mirrored { MIRROR } else { HOST };
+        assert_eq!(hosts, BTreeSet::from([expected]), "{asked:#?}");
+        let build = ran.build();
+        let versioned: Vec<_> = build.modules.iter().filter(|module| module.version.is_some()).collect();
+        assert_eq!(versioned.len(), 3);
+        for module in versioned {
+            assert_eq!(module.host.as_deref(), Some(expected), "{module:#?}");
+            assert_eq!(module.source, Some(Source::Direct));
+            assert!(module.fetches.iter().any(|fetch| fetch.kind == FetchKind::Vcs && fetch.host.is_some()));
+        }
+        let row = build.hosts.iter().find(|row| row.host == expected).unwrap();
+        assert_eq!(row.source, Source::Direct);
+    }
+}
