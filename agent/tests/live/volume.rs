@@ -38,7 +38,8 @@ impl Volume {
         fs::File::create(&image).unwrap().set_len(3 << 30).unwrap();
         fs::create_dir(&mount).unwrap();
         // Nothing is left to be done in the background, and no journal writes when it likes.
-        let make = "mkfs.ext4 -q -b 4096 -O ^has_journal -E lazy_itable_init=0 \"$0\" && mount -o loop \"$0\" \"$1\"";
+        let make = "mkfs.ext4 -q -b 4096 -O ^has_journal -E lazy_itable_init=0 \"$0\" && \
+                    mount -o loop,no_prefetch_block_bitmaps \"$0\" \"$1\"";
         let output = Command::new("sh").args(["-c", make]).arg(&image).arg(&mount).output().unwrap();
         if !output.status.success() {
             assert!(std::env::var_os("CI").is_none(), "no file system of our own: {output:?}");
