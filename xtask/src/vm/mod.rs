@@ -21,8 +21,6 @@ use crate::workspace::Workspace;
 /// Lines of `xtask/guest/init.rs`.
 const SUCCESS: &str = "guest: success";
 const REPORT: (&str, &str) = ("guest: report", "guest: end of report");
-/// Kernels whose verifier refuses the programs of the block layer: all but the disk section works.
-const WITHOUT_DISK: [&str; 1] = ["6.1"];
 /// Under emulation on an idle machine a boot takes 10 s and the build a minute.
 const LIMIT: Duration = Duration::from_secs(480);
 
@@ -104,7 +102,7 @@ fn boot(workspace: &Workspace, kernel: &Kernel, initramfs: &Path, log: &mut File
         Ended::Exited(_) if !said.lines().any(|line| line.trim() == SUCCESS) => {
             bail!("the guest did not print {SUCCESS:?}")
         }
-        Ended::Exited(_) => judge(&said, kernel),
+        Ended::Exited(_) => judge(&said),
     }
 }
 
@@ -122,7 +120,7 @@ fn write_without_report(console: &str, log: &mut File) -> Result<()> {
 }
 
 /// The guest's build has to be in the report, whole, with the compiler run of each package.
-fn judge(console: &str, kernel: &Kernel) -> Result<usize> {
+fn judge(console: &str) -> Result<usize> {
     let (before, after) = REPORT;
     let report = console.split_once(before).and_then(|(_, rest)| rest.split_once(after)).map(|(report, _)| report);
     let report: serde_json::Value =
@@ -131,17 +129,11 @@ fn judge(console: &str, kernel: &Kernel) -> Result<usize> {
     let paths =
         probes.iter().find(|probe| probe["name"] == "paths").context("the guest's report has no tier `paths`")?;
     // A program that a kernel refuses costs a figure and not the run, so only this shows it.
-    let whole = if WITHOUT_DISK.contains(&kernel.series) {
-        let reason = paths["reason"].as_str().unwrap_or_default();
-        paths["state"] == "degraded" && reason.starts_with("block_") && !reason.contains(';')
-    } else {
-        paths["state"] == "ok"
-    };
-    if !whole {
+    if paths["state"] != "ok" {
         bail!("the tier `paths` is not what it should be on this kernel: {:#}", report["probes"]);
     }
-    if report.pointer("/builds/0/disk").is_some() == WITHOUT_DISK.contains(&kernel.series) {
-        bail!("the disk section is there without its programs, or missing with them");
+    if report.pointer("/builds/0/disk").is_none() {
+        bail!("the disk section is missing");
     }
     let build = report.pointer("/builds/0").context("the guest's report has no build")?;
     if build["main_module"] != guest::MODULE || build["exit_code"] != 0 {
