@@ -18,7 +18,7 @@ use super::{
 use crate::{
     host::history::News,
     ring::event::{
-        Begin, Block, Body, DeviceActivity, End, Event, Exec, Exit, Lost, PackageFiles, PathEvent, PathOperation,
+        Begin, Block, Body, DeviceActivity, End, Event, Exec, Exit, PackageFiles, PathEvent, PathOperation,
         ProcessFacts, ProcessThreads, Program, Status, Task, ThreadTimes, Wait,
     },
 };
@@ -160,6 +160,11 @@ impl Model {
             | Body::Socket(_)
             | Body::Call(_) => self.go_event(at_ns, task, body),
         }
+    }
+
+    /// The build that a process belongs to.
+    pub(super) fn build_of(&self, pid: u32) -> Option<BuildId> {
+        self.place(pid).build()
     }
 
     fn place(&self, pid: u32) -> Place {
@@ -483,25 +488,6 @@ impl Model {
         }
     }
 
-    fn lose(&mut self, lost: &Lost) {
-        add_loss(&mut self.lost, lost);
-        let own = self.place(lost.pid).build();
-        // What cannot be placed may be missing from any build that was alive.
-        let affected = self.builds.iter_mut().filter(|(id, state)| match own {
-            Some(own) => **id == own,
-            None => state.end.is_none(),
-        });
-        for (_, state) in affected {
-            add_loss(&mut state.lost, lost);
-            for &section in sections(&lost.kind) {
-                if !state.incomplete.contains(&section) {
-                    state.incomplete.push(section);
-                    state.incomplete.sort_unstable();
-                }
-            }
-        }
-    }
-
     /// Builds that ended before `before_ns`; what comes later of them (sockets, blocks) is in by then.
     pub fn ended_before(&self, before_ns: u64) -> Vec<BuildId> {
         self.builds
@@ -617,25 +603,5 @@ pub(super) fn subcommand(arguments: &[String]) -> String {
     match (first, words.next()) {
         ("mod" | "work" | "telemetry", Some(second)) if !second.starts_with('-') => format!("{first} {second}"),
         _ => first.to_owned(),
-    }
-}
-
-fn add_loss(events: &mut LostEvents, lost: &Lost) {
-    events.total += lost.count;
-    *events.by_reason.entry(lost.reason.clone()).or_default() += lost.count;
-}
-
-/// Sections that a lost event of a kind could have been for.
-fn sections(kind: &str) -> &'static [Section] {
-    use Section::{Caches, Disk, Modules, Network, Threads, Tools};
-    match kind {
-        "path" | "file" => &[Modules, Caches],
-        "stderr" | "lock" => &[Modules],
-        "connect" | "tcp" | "socket" => &[Modules, Network],
-        "fork" | "exec" | "exit" | "wait" => &[Caches, Tools, Threads],
-        "block" => &[Disk],
-        "call" => &[Modules, Caches],
-        "threads" => &[Threads],
-        _ => &[Modules, Network, Caches, Tools, Disk, Threads],
     }
 }

@@ -24,6 +24,7 @@ mod proxy;
 
 mod finish;
 mod live;
+mod loss;
 mod share;
 
 pub use fold::{BuildId, Model};

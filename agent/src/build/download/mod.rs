@@ -10,6 +10,9 @@ mod entry;
 mod error;
 mod lock;
 mod rows;
+mod said;
+mod sockets;
+mod vcs;
 
 use std::{
     borrow::Cow,
@@ -21,7 +24,6 @@ pub use rows::{Charge, Rows, Span};
 
 use call::Calls;
 use entry::Entries;
-use error::{classify, of_the_network, status_error};
 use lock::Locks;
 
 use super::{
@@ -29,18 +31,9 @@ use super::{
     network::{ConnectionIndex, Network},
     types::{ErrorType, FileKind, FollowsBecause, LockWait},
 };
-use crate::ring::event::{
-    Content, FileEvent, FileOperation, LockEvent, LockHolder, PathEvent, PathOperation, SocketEvent, Task,
-};
+use crate::ring::event::{FileEvent, FileOperation, LockEvent, LockHolder, PathEvent, PathOperation, Task};
 
 const ENOENT: i32 = -2;
-
-/// A TLS record with an alert (close_notify), which TLS 1.3 sends as application data: header, explicit nonce of TLS 1.2,
-/// alert, tag. No request is as short.
-const LONGEST_ALERT_BYTES: u64 = 5 + 8 + 3 + 16;
-
-/// Longest time from the look that finds a file missing to its request on a connection that is open.
-const LOOK_TO_REQUEST_NS: u64 = 250_000_000;
 
 /// All that a build fetched or tried to.
 #[derive(Debug, Default)]
@@ -417,238 +410,6 @@ impl Download {
         self.locks.rows(end_ns, module_cache, build_cache)
     }
 
-    /// A goroutine that a requester started dialled a connection.
-    pub fn dialled(&mut self, dialler: Task, connection: ConnectionIndex, network: &mut Network) {
-        let goroutine = (dialler.pid, dialler.parent_goroutine);
-        let waiting = self.requesting(goroutine).or_else(|| self.current.get(&goroutine).copied());
-        let module = waiting.and_then(|index| self.attempts[index].subject.module_path());
-        if let Some(module) = module.filter(|_| dialler.parent_goroutine != 0) {
-            network.opened_for(connection, module);
-        }
-    }
-
-    /// Payload moved on a connection.
-    pub fn socket(
-        &mut self,
-        at_ns: u64,
-        task: Task,
-        event: &SocketEvent,
-        connection: ConnectionIndex,
-        network: &mut Network,
-    ) {
-        match &event.content {
-            Content::HttpRequest { path, host, .. } if event.write => {
-                self.exchanges.remove(&connection);
-                let sent = self.attempts.iter_mut().enumerate().rev().find(|(_, attempt)| {
-                    let hop = attempt.hops.last();
-                    attempt.open()
-                        && attempt.pid == task.pid
-                        && hop.map_or_else(
-                            || attempt.sent_ns.is_none() && names(path, &attempt.subject),
-                            |hop| hop.sent_ns.is_none() && hop.asks_for(path, host.as_deref()),
-                        )
-                });
-                if let Some((index, attempt)) = sent {
-                    attempt.sent(at_ns, connection);
-                    if attempt.url.is_none() {
-                        attempt.host.clone_from(host);
-                    }
-                    let module = attempt.subject.module_path().map(str::to_owned);
-                    network.carried(connection, module.as_deref());
-                    self.plain.insert(connection, index);
-                }
-            }
-            Content::HttpResponse { status, .. } if !event.write => {
-                let Some(index) = self.plain.remove(&connection) else { return };
-                self.response(at_ns, index, *status);
-            }
-            Content::TlsData | Content::Opaque if event.write && self.exchanges.contains_key(&connection) => {
-                // Over HTTP/1 a goroutine of the connection writes all its requests.
-                if u64::from(event.bytes) > LONGEST_ALERT_BYTES
-                    && let Some(index) = self.exchanges.remove(&connection)
-                {
-                    let attempt = &mut self.attempts[index];
-                    attempt.sent(at_ns, connection);
-                    self.taken.insert(connection, at_ns);
-                    let module = attempt.subject.module_path().map(str::to_owned);
-                    network.carried(connection, module.as_deref());
-                }
-            }
-            // What else moves there is the rest of an answer, or a close.
-            Content::TlsData | Content::Opaque if self.one_at_a_time.contains(&connection) => {}
-            Content::TlsData | Content::Opaque if event.write => {
-                // Over HTTP/2 each request is written by a goroutine of its own, which the requester started
-                // (net/http, `(*http2ClientConn).RoundTrip`).
-                if event.first_by_goroutine && network.connection(connection).carries_requests() {
-                    self.request_sent(at_ns, task.pid, task.parent_goroutine, connection, network);
-                }
-            }
-            Content::TlsData | Content::Opaque => {
-                // Over HTTP/1 the requester reads the body itself; the last write before it was its request.
-                let written_ns = network.connection(connection).last_write_ns();
-                let goroutine = (task.pid, task.goroutine);
-                let own = self.requesting_or_reading(goroutine).or_else(|| self.current.get(&goroutine).copied());
-                if task.goroutine != 0
-                    && let Some(index) = own
-                    && self.attempts[index].sent_ns.is_none()
-                    && written_ns >= self.attempts[index].asked_ns
-                {
-                    self.request_sent(written_ns, task.pid, task.goroutine, connection, network);
-                }
-            }
-            Content::HttpRequest { .. }
-            | Content::HttpResponse { .. }
-            | Content::ClientHello { .. }
-            | Content::ServerHello { .. }
-            | Content::TlsChangeCipher
-            | Content::TlsAlert
-            | Content::TlsHandshake
-            | Content::Dns(_) => {}
-        }
-    }
-
-    fn request_sent(
-        &mut self,
-        at_ns: u64,
-        pid: u32,
-        requester: u64,
-        connection: ConnectionIndex,
-        network: &mut Network,
-    ) {
-        if requester == 0 {
-            return;
-        }
-        let key = (pid, requester);
-        let open = |index: &&usize| self.attempts[**index].open();
-        let index = self
-            .requesting_or_reading(key)
-            .or_else(|| self.current_sumdb.get(&key).filter(open).copied())
-            .or_else(|| self.current.get(&key).filter(open).copied());
-        let module = index.and_then(|index| {
-            let attempt = &mut self.attempts[index];
-            attempt.sent(at_ns, connection);
-            self.taken.insert(connection, at_ns);
-            attempt.subject.module_path().map(str::to_owned)
-        });
-        network.carried(connection, module.as_deref());
-    }
-
-    fn response(&mut self, at_ns: u64, index: usize, status: u16) {
-        let attempt = &mut self.attempts[index];
-        attempt.progress_ns = at_ns;
-        // Where the function that asked is seen, its return says more.
-        if attempt.url.is_some() {
-            return;
-        }
-        attempt.status = Some(status);
-        attempt.first_byte_ns.get_or_insert(at_ns);
-        if status < 400 {
-            return;
-        }
-        attempt.fail(at_ns, status_error(status), None);
-        // A zip's next attempt begins when its file is emptied.
-        if !attempt.file_opened {
-            let mut next = Attempt::new(attempt.subject.clone(), attempt.pid, attempt.goroutine, at_ns);
-            next.follows = Some((index, FollowsBecause::Fallthrough));
-            let index = self.attempts.len();
-            self.by_subject.insert((next.pid, next.subject.clone()), index);
-            if next.goroutine != 0 {
-                self.current.insert((next.pid, next.goroutine), index);
-            }
-            self.attempts.push(next);
-        }
-    }
-
-    /// A version control child was started. Gives its attempt, if a module waits for it.
-    pub fn vcs_started(&mut self, at_ns: u64, parent: Task, program: &str) -> Option<usize> {
-        let waiting = *self.current.get(&(parent.pid, parent.goroutine))?;
-        self.attempts[waiting].by_vcs = true;
-        let module = self.attempts[waiting].subject.module().cloned();
-        let index = self.attempts.len();
-        self.attempts.push(Attempt::new(Subject::Vcs(module, program.to_owned()), parent.pid, parent.goroutine, at_ns));
-        Some(index)
-    }
-
-    /// A version control child, or one that it started, runs with these arguments: a URL names the server, and git's own
-    /// configuration may have made it another one than the go command's.
-    pub fn vcs_runs(&mut self, index: usize, arguments: &[String]) {
-        // `git-remote-https NAME URL`, where the URL that was asked for stands for a name that there is none.
-        if let Some(host) = arguments.iter().rev().find_map(|argument| remote_host(argument)) {
-            self.attempts[index].host = Some(host);
-        }
-    }
-
-    /// A version control child ended.
-    pub fn vcs_ended(&mut self, at_ns: u64, index: usize, success: bool) {
-        if success {
-            self.attempts[index].finish(at_ns, Outcome::Done);
-        } else {
-            self.attempts[index].fail(at_ns, ErrorType::Vcs, None);
-        }
-    }
-
-    /// The go command said something; errors name their module and reason.
-    pub fn stderr(&mut self, at_ns: u64, pid: u32, text: &str) {
-        for line in text.lines() {
-            let Some(kind) = classify(line) else { continue };
-            let named: Vec<_> = self
-                .attempts
-                .iter()
-                .filter(|attempt| attempt.pid == pid)
-                .filter_map(|attempt| attempt.subject.module())
-                .filter(|module| line.contains(&format!("{}@{}", module.path, module.version)))
-                .cloned()
-                .collect();
-            for module in named {
-                let of_module =
-                    |attempt: &&mut Attempt| attempt.pid == pid && attempt.subject.module() == Some(&module);
-                for attempt in self.attempts.iter_mut().filter(of_module) {
-                    let evident = attempt.evident();
-                    match &mut attempt.error {
-                        Some((known, text)) => {
-                            if *known == ErrorType::Other {
-                                *known = kind;
-                            }
-                            *text = Some(line.trim().to_owned());
-                        }
-                        None if evident => attempt.fail(at_ns, kind, Some(line.trim().to_owned())),
-                        None => {}
-                    }
-                }
-                self.failed_unseen(at_ns, pid, &module, kind, line);
-                self.modules.entry(module).or_default().error = Some((kind, line.trim().to_owned()));
-            }
-        }
-    }
-
-    /// A network failure that the go command names is an attempt, although no connection showed it: the name was not
-    /// found, or another goroutine dialled.
-    fn failed_unseen(&mut self, at_ns: u64, pid: u32, module: &ModuleVersion, kind: ErrorType, line: &str) {
-        if !of_the_network(kind) {
-            return;
-        }
-        let own = |attempt: &&mut Attempt| {
-            attempt.pid == pid
-                && attempt.subject.module() == Some(module)
-                && matches!(attempt.subject, Subject::Module(..))
-        };
-        if self.attempts.iter_mut().filter(own).any(|attempt| attempt.error.is_some()) {
-            return;
-        }
-        // The message quotes the URL: `Get "https://…/%21mod/@v/v1.0.0.mod": dial tcp: …`.
-        let urls: Vec<_> =
-            line.split('"').map(|part| percent_encoding::percent_decode_str(part).decode_utf8_lossy()).collect();
-        let unseen = self.attempts.iter_mut().rev().filter(own).find(|attempt| {
-            let ended = attempt.end.is_none_or(|(_, outcome)| outcome == Outcome::Dissolved);
-            ended && urls.iter().any(|url| names(url, &attempt.subject))
-        });
-        if let Some(attempt) = unseen {
-            let end_ns = attempt.end.map_or(at_ns, |(end_ns, _)| end_ns);
-            attempt.end = Some((end_ns.max(attempt.asked_ns), Outcome::Failed));
-            attempt.error = Some((kind, Some(line.trim().to_owned())));
-        }
-    }
-
     /// Open attempts that are evident, with what they wait for.
     pub fn in_flight<'a>(
         &'a self,
@@ -675,33 +436,6 @@ impl Download {
                 (attempt, timeline)
             })
         })
-    }
-
-    /// Attempts whose request left on an HTTP/1 connection under TLS and was not answered. There all requests of a
-    /// connection are written by one goroutine that no requester started (net/http, `persistConn.writeLoop`), and the
-    /// requester shows itself only when it reads the body. Until then: the connection carries one request at a time, and
-    /// the request follows the look that found the file missing. Nothing is said where two would fit one.
-    fn unanswered(&self, network: &Network) -> HashMap<usize, (u64, ConnectionIndex)> {
-        let mut placed: HashMap<usize, (u64, ConnectionIndex)> = HashMap::new();
-        let silent = |attempt: &Attempt| {
-            attempt.open()
-                && !attempt.by_vcs
-                && attempt.sent_ns.is_none()
-                && (!attempt.file_opened || attempt.url.is_some())
-                && attempt.goroutine != 0
-        };
-        for (connection, pid, written_ns) in network.unanswered() {
-            let own = |attempt: &Attempt| rows::dialled_connection(attempt, network) == Some(connection);
-            let fits = |attempt: &Attempt| {
-                let asked = attempt.asked_ns..attempt.asked_ns.saturating_add(LOOK_TO_REQUEST_NS);
-                silent(attempt) && attempt.pid == pid && (asked.contains(&written_ns) || own(attempt))
-            };
-            let mut fitting = self.attempts.iter().enumerate().filter(|(_, attempt)| fits(attempt));
-            if let (Some((index, _)), None) = (fitting.next(), fitting.next()) {
-                placed.insert(index, (written_ns, connection));
-            }
-        }
-        placed
     }
 
     /// Nothing was fetched or tried.
@@ -735,18 +469,6 @@ fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String
         .find_map(|(_, connection)| connection.failure())
 }
 
-/// The server that a URL of a repository names, `name[:port]`.
-fn remote_host(argument: &str) -> Option<String> {
-    let (scheme, rest) = argument.split_once("://")?;
-    let remote = matches!(
-        scheme,
-        "https" | "http" | "git" | "ssh" | "git+ssh" | "svn" | "svn+ssh" | "bzr" | "bzr+ssh" | "ftp" | "ftps"
-    );
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    (remote && !host.is_empty()).then(|| host.to_owned())
-}
-
 /// A request path names the subject: `…/<module>/@v/<version>.<kind>` with upper-case letters escaped.
 fn names(path: &str, subject: &Subject) -> bool {
     let Some((module, name)) = path.rsplit_once("/@v/") else {
@@ -767,18 +489,4 @@ fn names(path: &str, subject: &Subject) -> bool {
         && unescape(module).is_some_and(|module| {
             module.strip_suffix(wanted.path.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('/'))
         })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_of_repositories_name_their_server() {
-        assert_eq!(remote_host("https://u:p@git.test:8443/a/b.git").as_deref(), Some("git.test:8443"));
-        assert_eq!(remote_host("git+ssh://git@git.test/a").as_deref(), Some("git.test"));
-        for argument in ["origin", "refs/tags/v1.0.0", "file:///srv/a", "https:///a", "core.x=https://git.test"] {
-            assert_eq!(remote_host(argument), None, "{argument}");
-        }
-    }
 }

@@ -1,0 +1,193 @@
+//! What connections tell of downloads: which attempt sent its request, and what answered it.
+
+use std::collections::HashMap;
+
+use super::{
+    super::{
+        network::{ConnectionIndex, Network},
+        types::FollowsBecause,
+    },
+    Download,
+    attempt::Attempt,
+    error::status_error,
+    names, rows,
+};
+use crate::ring::event::{Content, SocketEvent, Task};
+
+/// A TLS record with an alert (close_notify), which TLS 1.3 sends as application data: header, explicit nonce of TLS 1.2,
+/// alert, tag. No request is as short.
+const LONGEST_ALERT_BYTES: u64 = 5 + 8 + 3 + 16;
+
+/// Longest time from the look that finds a file missing to its request on a connection that is open.
+const LOOK_TO_REQUEST_NS: u64 = 250_000_000;
+
+impl Download {
+    /// A goroutine that a requester started dialled a connection.
+    pub fn dialled(&mut self, dialler: Task, connection: ConnectionIndex, network: &mut Network) {
+        let goroutine = (dialler.pid, dialler.parent_goroutine);
+        let waiting = self.requesting(goroutine).or_else(|| self.current.get(&goroutine).copied());
+        let module = waiting.and_then(|index| self.attempts[index].subject.module_path());
+        if let Some(module) = module.filter(|_| dialler.parent_goroutine != 0) {
+            network.opened_for(connection, module);
+        }
+    }
+
+    /// Payload moved on a connection.
+    pub fn socket(
+        &mut self,
+        at_ns: u64,
+        task: Task,
+        event: &SocketEvent,
+        connection: ConnectionIndex,
+        network: &mut Network,
+    ) {
+        match &event.content {
+            Content::HttpRequest { path, host, .. } if event.write => {
+                self.exchanges.remove(&connection);
+                let sent = self.attempts.iter_mut().enumerate().rev().find(|(_, attempt)| {
+                    let hop = attempt.hops.last();
+                    attempt.open()
+                        && attempt.pid == task.pid
+                        && hop.map_or_else(
+                            || attempt.sent_ns.is_none() && names(path, &attempt.subject),
+                            |hop| hop.sent_ns.is_none() && hop.asks_for(path, host.as_deref()),
+                        )
+                });
+                if let Some((index, attempt)) = sent {
+                    attempt.sent(at_ns, connection);
+                    if attempt.url.is_none() {
+                        attempt.host.clone_from(host);
+                    }
+                    let module = attempt.subject.module_path().map(str::to_owned);
+                    network.carried(connection, module.as_deref());
+                    self.plain.insert(connection, index);
+                }
+            }
+            Content::HttpResponse { status, .. } if !event.write => {
+                let Some(index) = self.plain.remove(&connection) else { return };
+                self.response(at_ns, index, *status);
+            }
+            Content::TlsData | Content::Opaque if event.write && self.exchanges.contains_key(&connection) => {
+                // Over HTTP/1 a goroutine of the connection writes all its requests.
+                if u64::from(event.bytes) > LONGEST_ALERT_BYTES
+                    && let Some(index) = self.exchanges.remove(&connection)
+                {
+                    let attempt = &mut self.attempts[index];
+                    attempt.sent(at_ns, connection);
+                    self.taken.insert(connection, at_ns);
+                    let module = attempt.subject.module_path().map(str::to_owned);
+                    network.carried(connection, module.as_deref());
+                }
+            }
+            // What else moves there is the rest of an answer, or a close.
+            Content::TlsData | Content::Opaque if self.one_at_a_time.contains(&connection) => {}
+            Content::TlsData | Content::Opaque if event.write => {
+                // Over HTTP/2 each request is written by a goroutine of its own, which the requester started
+                // (net/http, `(*http2ClientConn).RoundTrip`).
+                if event.first_by_goroutine && network.connection(connection).carries_requests() {
+                    self.request_sent(at_ns, task.pid, task.parent_goroutine, connection, network);
+                }
+            }
+            Content::TlsData | Content::Opaque => {
+                // Over HTTP/1 the requester reads the body itself; the last write before it was its request.
+                let written_ns = network.connection(connection).last_write_ns();
+                let goroutine = (task.pid, task.goroutine);
+                let own = self.requesting_or_reading(goroutine).or_else(|| self.current.get(&goroutine).copied());
+                if task.goroutine != 0
+                    && let Some(index) = own
+                    && self.attempts[index].sent_ns.is_none()
+                    && written_ns >= self.attempts[index].asked_ns
+                {
+                    self.request_sent(written_ns, task.pid, task.goroutine, connection, network);
+                }
+            }
+            Content::HttpRequest { .. }
+            | Content::HttpResponse { .. }
+            | Content::ClientHello { .. }
+            | Content::ServerHello { .. }
+            | Content::TlsChangeCipher
+            | Content::TlsAlert
+            | Content::TlsHandshake
+            | Content::Dns(_) => {}
+        }
+    }
+
+    fn request_sent(
+        &mut self,
+        at_ns: u64,
+        pid: u32,
+        requester: u64,
+        connection: ConnectionIndex,
+        network: &mut Network,
+    ) {
+        if requester == 0 {
+            return;
+        }
+        let key = (pid, requester);
+        let open = |index: &&usize| self.attempts[**index].open();
+        let index = self
+            .requesting_or_reading(key)
+            .or_else(|| self.current_sumdb.get(&key).filter(open).copied())
+            .or_else(|| self.current.get(&key).filter(open).copied());
+        let module = index.and_then(|index| {
+            let attempt = &mut self.attempts[index];
+            attempt.sent(at_ns, connection);
+            self.taken.insert(connection, at_ns);
+            attempt.subject.module_path().map(str::to_owned)
+        });
+        network.carried(connection, module.as_deref());
+    }
+
+    fn response(&mut self, at_ns: u64, index: usize, status: u16) {
+        let attempt = &mut self.attempts[index];
+        attempt.progress_ns = at_ns;
+        // Where the function that asked is seen, its return says more.
+        if attempt.url.is_some() {
+            return;
+        }
+        attempt.status = Some(status);
+        attempt.first_byte_ns.get_or_insert(at_ns);
+        if status < 400 {
+            return;
+        }
+        attempt.fail(at_ns, status_error(status), None);
+        // A zip's next attempt begins when its file is emptied.
+        if !attempt.file_opened {
+            let mut next = Attempt::new(attempt.subject.clone(), attempt.pid, attempt.goroutine, at_ns);
+            next.follows = Some((index, FollowsBecause::Fallthrough));
+            let index = self.attempts.len();
+            self.by_subject.insert((next.pid, next.subject.clone()), index);
+            if next.goroutine != 0 {
+                self.current.insert((next.pid, next.goroutine), index);
+            }
+            self.attempts.push(next);
+        }
+    }
+
+    /// Attempts whose request left on an HTTP/1 connection under TLS and was not answered. There all requests of a
+    /// connection are written by one goroutine that no requester started (net/http, `persistConn.writeLoop`), and the
+    /// requester shows itself only when it reads the body. Until then: the connection carries one request at a time, and
+    /// the request follows the look that found the file missing. Nothing is said where two would fit one.
+    pub(super) fn unanswered(&self, network: &Network) -> HashMap<usize, (u64, ConnectionIndex)> {
+        let mut placed: HashMap<usize, (u64, ConnectionIndex)> = HashMap::new();
+        let silent = |attempt: &Attempt| {
+            attempt.open()
+                && !attempt.by_vcs
+                && attempt.sent_ns.is_none()
+                && (!attempt.file_opened || attempt.url.is_some())
+                && attempt.goroutine != 0
+        };
+        for (connection, pid, written_ns) in network.unanswered() {
+            let own = |attempt: &Attempt| rows::dialled_connection(attempt, network) == Some(connection);
+            let fits = |attempt: &Attempt| {
+                let asked = attempt.asked_ns..attempt.asked_ns.saturating_add(LOOK_TO_REQUEST_NS);
+                silent(attempt) && attempt.pid == pid && (asked.contains(&written_ns) || own(attempt))
+            };
+            let mut fitting = self.attempts.iter().enumerate().filter(|(_, attempt)| fits(attempt));
+            if let (Some((index, _)), None) = (fitting.next(), fitting.next()) {
+                placed.insert(index, (written_ns, connection));
+            }
+        }
+        placed
+    }
+}

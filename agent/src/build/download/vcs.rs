@@ -1,0 +1,64 @@
+//! Version control children that modules wait for.
+
+use super::{
+    super::types::ErrorType,
+    Download,
+    attempt::{Attempt, Outcome, Subject},
+};
+use crate::ring::event::Task;
+
+impl Download {
+    /// A version control child was started. Gives its attempt, if a module waits for it.
+    pub fn vcs_started(&mut self, at_ns: u64, parent: Task, program: &str) -> Option<usize> {
+        let waiting = *self.current.get(&(parent.pid, parent.goroutine))?;
+        self.attempts[waiting].by_vcs = true;
+        let module = self.attempts[waiting].subject.module().cloned();
+        let index = self.attempts.len();
+        self.attempts.push(Attempt::new(Subject::Vcs(module, program.to_owned()), parent.pid, parent.goroutine, at_ns));
+        Some(index)
+    }
+
+    /// A version control child, or one that it started, runs with these arguments: a URL names the server, and git's own
+    /// configuration may have made it another one than the go command's.
+    pub fn vcs_runs(&mut self, index: usize, arguments: &[String]) {
+        // `git-remote-https NAME URL`, where the URL that was asked for stands for a name that there is none.
+        if let Some(host) = arguments.iter().rev().find_map(|argument| remote_host(argument)) {
+            self.attempts[index].host = Some(host);
+        }
+    }
+
+    /// A version control child ended.
+    pub fn vcs_ended(&mut self, at_ns: u64, index: usize, success: bool) {
+        if success {
+            self.attempts[index].finish(at_ns, Outcome::Done);
+        } else {
+            self.attempts[index].fail(at_ns, ErrorType::Vcs, None);
+        }
+    }
+}
+
+/// The server that a URL of a repository names, `name[:port]`.
+fn remote_host(argument: &str) -> Option<String> {
+    let (scheme, rest) = argument.split_once("://")?;
+    let remote = matches!(
+        scheme,
+        "https" | "http" | "git" | "ssh" | "git+ssh" | "svn" | "svn+ssh" | "bzr" | "bzr+ssh" | "ftp" | "ftps"
+    );
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    (remote && !host.is_empty()).then(|| host.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_repositories_name_their_server() {
+        assert_eq!(remote_host("https://u:p@git.test:8443/a/b.git").as_deref(), Some("git.test:8443"));
+        assert_eq!(remote_host("git+ssh://git@git.test/a").as_deref(), Some("git.test"));
+        for argument in ["origin", "refs/tags/v1.0.0", "file:///srv/a", "https:///a", "core.x=https://git.test"] {
+            assert_eq!(remote_host(argument), None, "{argument}");
+        }
+    }
+}
