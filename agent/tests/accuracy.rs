@@ -5,6 +5,8 @@
 //! a `go`.
 #![cfg(feature = "probe")]
 
+#[path = "accuracy/commands.rs"]
+mod commands;
 #[path = "accuracy/delays.rs"]
 mod delays;
 #[path = "accuracy/faults.rs"]

@@ -79,7 +79,7 @@ pub enum CallEvent {
 pub struct RequestUrl {
     /// As the go command prints it; secrets removed.
     pub text: String,
-    /// `name[:port]`.
+    /// `name[:port]`; empty in a `file:` URL.
     pub host: String,
     /// Path, unescaped.
     pub path: String,

@@ -144,7 +144,8 @@ impl Download {
         }
         // The call is the fetch; what was looked for before it only announced it.
         attempt.asked_ns = at_ns;
-        attempt.host = Some(url.host.clone());
+        // A `file:` URL names no host.
+        attempt.host = Some(url.host.clone()).filter(|host| !host.is_empty());
         attempt.url = Some(url.clone());
         attempt.progress_ns = at_ns;
         let calls = self.calls.entry(goroutine).or_default();
