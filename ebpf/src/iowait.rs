@@ -1,6 +1,6 @@
 //! Time that threads of tracked processes are off the processor for block I/O.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use crate::{
     kernel::{offset, read},
@@ -11,18 +11,16 @@ use crate::{
 /// One task gives the processor to another. `io_schedule` sets the bit before it gives the processor away and clears it
 /// once it has it back, so that one bit of either task decides for nearly every switch.
 #[inline(always)]
-pub fn switch(previous: u64, next: u64) {
+pub fn switch(previous: u64, next: u64, now_ns: u64) {
     if waits(previous) {
         let id = bpf_get_current_pid_tgid();
         let (tgid, tid) = ((id >> 32) as u32, id as u32);
         if PROCS.get_ptr(&tgid).is_some() {
-            // SAFETY: plain helper.
-            let now_ns = unsafe { bpf_ktime_get_ns() };
             let _ = IOWAIT.insert(&tid, &now_ns, 0);
         }
     }
     if waits(next) {
-        end(next);
+        end(next, now_ns);
     }
 }
 
@@ -37,11 +35,11 @@ fn waits(task: u64) -> bool {
 }
 
 #[inline(always)]
-fn end(task: u64) {
+fn end(task: u64, now_ns: u64) {
     let Some(tid) = read::<u32>(task, offset!(task_pid)) else { return };
     let Some(since) = IOWAIT.get_ptr(&tid) else { return };
-    // SAFETY: a live map value; plain helper.
-    let waited_ns = unsafe { bpf_ktime_get_ns().saturating_sub(*since) };
+    // SAFETY: a live map value.
+    let waited_ns = unsafe { now_ns.saturating_sub(*since) };
     let _ = IOWAIT.remove(&tid);
     let Some(tgid) = read::<u32>(task, offset!(task_tgid)) else { return };
     if let Some(process) = PROCS.get_ptr_mut(&tgid) {

@@ -26,9 +26,9 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let preempted = ctx.arg::<u64>(0) & 1 == 1;
     let previous: u64 = ctx.arg(1);
     let next: u64 = ctx.arg(2);
-    iowait::switch(previous, next);
     // SAFETY: plain helper.
     let now_ns = unsafe { bpf_ktime_get_ns() };
+    iowait::switch(previous, next, now_ns);
     let Some(on_cpu) = ON_CPU.get_ptr_mut(0) else { return 0 };
     stop(on_cpu, previous, preempted, now_ns);
     start(on_cpu, next, now_ns);

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     child::CommandSpec,
+    say,
     settings::{Remember, RunSettings, Talk},
 };
 use crate::{
@@ -54,7 +55,7 @@ pub fn keep(session: &mut Session, store: &HistoryStore) {
 pub fn warn(session: &mut Session, talk: Talk) {
     for warning in session.take_warnings() {
         if talk == Talk::Report {
-            eprintln!("gobuild-trace: {warning}");
+            say::line(format_args!("gobuild-trace: {warning}"));
         }
     }
 }

@@ -344,7 +344,9 @@ fn waits_are_told_by_what_waited() {
 
     let toolexec = format!("-toolexec={}", tool.display());
     let note = go.root().join("waited");
-    // The linker itself may have to wait, behind a neighbour's writes: once it must not have.
+    // The linker itself may have to wait, behind a neighbour's writes: once it must not have. A thread's own clock runs again
+    // some microseconds before its switch is traced (`update_rq_clock` comes first in `__schedule`), at each of the reads.
+    const BEFORE_SWITCH_NS: u64 = 6_000 * (96 << 20) / 4096;
     let alone = (0..4).any(|attempt| {
         write_program(go.work_dir(), &format!("{EMPTY_MAIN}\nvar Attempt{attempt} int\n"));
         let mut wrapper = Wrapper::new(&go, &[], ["go", "build", &toolexec, "-o", "out", "."]);
@@ -363,7 +365,7 @@ fn waits_are_told_by_what_waited() {
         // A thread whose request is done still has to get a processor, which is part of its wait; one that was
         // preempted was ready, and did not wait for the disk.
         assert!(link_ns >= (off_ns - ready_ns) / 100 * 98, "{link_ns} {off_ns} {ready_ns}");
-        link_ns <= off_ns + off_ns / 50 + 5_000_000
+        link_ns <= off_ns + off_ns / 50 + BEFORE_SWITCH_NS
     });
     assert!(alone);
 }
