@@ -91,6 +91,10 @@ fn complete() -> Value {
              "wall_share_ns": 1, "exit_code": 1},
             {"tool": "git", "pid": 4714, "start_ns": 100, "duration_ns": 2_000_000_000_u64, "wall_share_ns": 1, "exit_code": 0},
         ],
+        "threads": {
+            "running_ns": 8_800_000_011_u64, "runnable_ns": 2_100_000_003_u64, "blocked_ns": 400_000_007_u64,
+            "samples": [],
+        },
         "disk": {
             "io_wait_ns": 3_400_000_007_u64,
             "read": direction(3, 12_288, 700_000),
