@@ -138,7 +138,7 @@ impl Actions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::event::{Exec, Program};
+    use crate::build::tools::fixtures;
 
     fn span(actions: &mut Actions, goroutine: u64, name: &str, (start_ns, end_ns): (u64, u64)) {
         let task = Task { pid: 1, goroutine, ..Task::default() };
@@ -147,18 +147,7 @@ mod tests {
     }
 
     fn compile(import_path: &str, imports: &[&str]) -> Child {
-        let mut child = Child::new(2, Task::default(), 0);
-        let exec = Exec {
-            path: "/go/pkg/tool/compile".to_owned(),
-            arguments: Vec::new(),
-            arguments_cut: false,
-            import_path: Some(import_path.to_owned()),
-            in_tree: true,
-            parent: 1,
-            uid: 0,
-            process_start_ns: 0,
-        };
-        child.runs(&Program::Tool("compile".to_owned()), &exec);
+        let mut child = fixtures::tool("compile", import_path, "_pkg_.a", 0);
         child.imports = Some(imports.iter().map(|&import| import.to_owned()).collect());
         child
     }

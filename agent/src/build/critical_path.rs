@@ -83,21 +83,10 @@ fn longest(index: usize, nodes: &[Node<'_>], made_by: &HashMap<&str, usize>, len
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::event::{Exec, Program, Task};
+    use crate::build::tools::fixtures;
 
     fn tool(name: &str, import_path: &str, file: &str, times_ns: (u64, u64), reads: &[&str]) -> Child {
-        let mut child = Child::new(1, Task::default(), times_ns.0);
-        let exec = Exec {
-            path: format!("/go/pkg/tool/{name}"),
-            arguments: [name, "-o", file].map(str::to_owned).to_vec(),
-            arguments_cut: false,
-            import_path: Some(import_path.to_owned()),
-            in_tree: true,
-            parent: 1,
-            uid: 0,
-            process_start_ns: 0,
-        };
-        child.runs(&Program::Tool(name.to_owned()), &exec);
+        let mut child = fixtures::tool(name, import_path, file, times_ns.0);
         child.end_ns = Some(times_ns.1);
         child.reads = Some(reads.iter().map(|&file| file.to_owned()).collect());
         child

@@ -10,8 +10,9 @@ use super::{
     critical_path,
     disk::durations,
     download::{Charge, Rows, Span},
-    fold::{BuildId, BuildState, Model, subcommand},
+    fold::{BuildId, Model},
     share::{self, Shares, Work},
+    state::{BuildState, subcommand},
     test_run,
     tools::{Child, Purpose},
     types::{
@@ -146,8 +147,8 @@ impl BuildState {
         let mut build = Build {
             id: self.id.clone(),
             parent_id: self.parent.clone(),
-            trace_id: facts
-                .and_then(|facts| facts.trace_parent.as_deref())
+            trace_id: self
+                .trace_parent(&model.begin)
                 .and_then(trace_of_parent)
                 .unwrap_or_else(|| trace_id(&model.begin.boot_id, &self.id)),
             command: self.arguments.clone(),

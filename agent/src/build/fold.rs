@@ -1,19 +1,14 @@
 //! Folds events into builds: which process belongs to which, and which part of the model an event is for.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    actions::Actions,
-    build_cache::{BuildCache, Histories, Layout},
-    cache_path::{self, CachePath},
-    command::Commands,
+    build_cache::Histories,
     disk::{self, DeviceSums, Disk},
-    download::Download,
-    network::Network,
-    proxy::Proxies,
-    threads::{self, Threads},
+    state::{BuildState, subcommand},
+    threads,
     tools::{Child, Purpose},
-    types::{Area, LostEvents, Section, Tier},
+    types::LostEvents,
 };
 use crate::{
     host::history::News,
@@ -42,39 +37,6 @@ pub struct Model {
 /// Names a build while the stream lasts; in order of their start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BuildId(u64);
-
-/// One build.
-#[derive(Debug)]
-pub(super) struct BuildState {
-    pub(super) pid: u32,
-    pub(super) parent: Option<String>,
-    pub(super) id: String,
-    pub(super) start_ns: u64,
-    pub(super) end: Option<(u64, Exit)>,
-    pub(super) arguments: Vec<String>,
-    pub(super) facts: Option<ProcessFacts>,
-    pub(super) layout: Layout,
-    pub(super) proxies: Proxies,
-    pub(super) network: Network,
-    pub(super) download: Download,
-    pub(super) build_cache: BuildCache,
-    pub(super) children: Vec<Child>,
-    pub(super) commands: Commands,
-    pub(super) disk: Disk,
-    pub(super) threads: Threads,
-    pub(super) actions: Actions,
-    pub(super) lost: LostEvents,
-    pub(super) incomplete: Vec<Section>,
-    by_pid: HashMap<u32, usize>,
-    /// Its go commands whose calls are seen from their first instruction on.
-    seen_calling: HashSet<u32>,
-    /// One of them is not seen that way.
-    pub(super) unseen: bool,
-    /// Highest tier that serves all of its go commands from their first instruction on.
-    pub(super) reach: Tier,
-    /// Why it is no higher one.
-    pub(super) reach_reason: Option<String>,
-}
 
 /// A process below a watched one.
 #[derive(Debug)]
@@ -292,32 +254,14 @@ impl Model {
         let id = BuildId(self.next_build);
         self.next_build += 1;
         let boot: String = self.begin.boot_id.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-        let mut state = BuildState {
+        let mut state = BuildState::new(
+            format!("{boot}-{pid}-{}", exec.process_start_ns),
+            enclosing.and_then(|build| self.builds.get(&build)).map(|state| state.id.clone()),
             pid,
-            parent: enclosing.and_then(|build| self.builds.get(&build)).map(|state| state.id.clone()),
-            id: format!("{boot}-{pid}-{}", exec.process_start_ns),
-            start_ns: at_ns,
-            end: None,
-            arguments: exec.arguments.clone(),
-            facts: None,
-            layout: Layout::default(),
-            proxies: Proxies::default(),
-            network: Network::default(),
-            download: Download::default(),
-            build_cache: BuildCache::default(),
-            children: Vec::new(),
-            commands: Commands::default(),
-            disk: Disk::new(self.devices.clone()),
-            threads: Threads::default(),
-            actions: Actions::default(),
-            lost: LostEvents::default(),
-            incomplete: Vec::new(),
-            by_pid: HashMap::new(),
-            seen_calling: HashSet::new(),
-            unseen: false,
-            reach: Tier::Requests,
-            reach_reason: None,
-        };
+            at_ns,
+            exec,
+            Disk::new(self.devices.clone()),
+        );
         state.runs(pid, facts);
         state.learn(facts);
         self.builds.insert(id, state);
@@ -506,102 +450,5 @@ impl Model {
     pub fn forget(&mut self, id: BuildId) {
         self.builds.remove(&id);
         self.processes.retain(|_, process| process.place.build() != Some(id));
-    }
-}
-
-impl BuildState {
-    /// A go command of it runs.
-    fn runs(&mut self, pid: u32, facts: &ProcessFacts) {
-        if facts.tier < self.reach {
-            self.reach = facts.tier;
-            self.reach_reason.clone_from(&facts.tier_reason);
-        }
-        if facts.tier >= Tier::Requests {
-            self.seen_calling.insert(pid);
-        } else {
-            self.seen_calling.remove(&pid);
-            self.unseen = true;
-        }
-    }
-
-    fn sees_calls(&self, pid: u32) -> bool {
-        self.seen_calling.contains(&pid)
-    }
-
-    fn learn(&mut self, facts: &ProcessFacts) {
-        if let Some(settings) = &facts.settings {
-            if settings.module_cache.is_some() {
-                self.layout.module_cache.clone_from(&settings.module_cache);
-            }
-            if settings.go_root.is_some() {
-                self.layout.goroot.clone_from(&settings.go_root);
-            }
-            self.proxies = Proxies::new(settings.proxies.as_deref());
-        }
-        if let Some(main) = &facts.main_module
-            && let Some((directory, _)) = main.go_mod.rsplit_once('/')
-        {
-            self.layout.main = Some((directory.to_owned(), main.path.clone()));
-        }
-        self.facts = Some(facts.clone());
-    }
-
-    /// Tools lie in `$GOROOT/pkg/tool/<os>_<arch>/`.
-    fn learn_goroot(&mut self, exec: &Exec) {
-        if let Some((root, _)) = exec.path.split_once("/pkg/tool/") {
-            self.layout.goroot.get_or_insert_with(|| root.to_owned());
-        }
-    }
-
-    fn go_path(&mut self, at_ns: u64, task: Task, event: &PathEvent) {
-        if self.layout.module_cache.is_none() {
-            self.layout.module_cache = cache_path::module_cache_root(&event.path).map(str::to_owned);
-        }
-        match CachePath::parse(&event.path, self.layout.module_cache.as_deref()) {
-            Some(CachePath::Build(entry)) => self.build_cache.entry(task, event, entry),
-            Some(path) => self.download.path(at_ns, task, event, path, &self.network),
-            None if event.operation == PathOperation::OpenRead && event.result >= 0 => {
-                self.build_cache.source(task, &event.path);
-            }
-            None => {}
-        }
-    }
-
-    fn area(&self, path: &str) -> Area {
-        let below = |root: Option<&str>| {
-            root.is_some_and(|root| path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
-        };
-        let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
-        if below(self.build_cache.directory().or_else(|| settings.and_then(|settings| settings.build_cache.as_deref())))
-        {
-            Area::BuildCache
-        } else if below(self.layout.module_cache.as_deref()) {
-            Area::ModuleCache
-        } else if path
-            .split("/go-build")
-            .nth(1)
-            .is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()))
-        {
-            Area::Work
-        } else {
-            Area::Other
-        }
-    }
-}
-
-/// The words of a go command line that say what it does.
-pub(super) fn subcommand(arguments: &[String]) -> String {
-    let mut words = arguments.iter().skip(1).map(String::as_str);
-    let mut first = words.next().unwrap_or_default();
-    // `-C dir` is the only flag that may come first (cmd/go/main.go, `handleChdirFlag`).
-    while first.starts_with("-C") || first.starts_with("--C") {
-        if !first.contains('=') {
-            words.next();
-        }
-        first = words.next().unwrap_or_default();
-    }
-    match (first, words.next()) {
-        ("mod" | "work" | "telemetry", Some(second)) if !second.starts_with('-') => format!("{first} {second}"),
-        _ => first.to_owned(),
     }
 }

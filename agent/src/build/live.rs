@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     download::Subject,
-    fold::{BuildId, Model, subcommand},
+    fold::{BuildId, Model},
+    state::subcommand,
     tools::Purpose,
     types::{FetchKind, Stage},
 };
@@ -124,15 +125,15 @@ impl Model {
         self.builds.get(&id).and_then(|state| state.facts.as_ref()).is_some_and(|facts| facts.wrapper_exports)
     }
 
-    /// W3C trace contexts of the builds' environments, by the builds' ids.
+    /// W3C trace contexts of the builds, by the builds' ids.
     pub fn trace_parents(&self) -> impl Iterator<Item = (&str, &str)> {
         let states = self.builds.values();
-        states.filter_map(|state| Some((state.id.as_str(), state.facts.as_ref()?.trace_parent.as_deref()?)))
+        states.filter_map(|state| Some((state.id.as_str(), state.trace_parent(&self.begin)?)))
     }
 
-    /// W3C trace context of a build's environment.
+    /// W3C trace context of a build.
     pub fn trace_parent(&self, id: BuildId) -> Option<&str> {
-        self.builds.get(&id)?.facts.as_ref()?.trace_parent.as_deref()
+        self.builds.get(&id)?.trace_parent(&self.begin)
     }
 
     /// Counts of what runs and what is done.

@@ -7,6 +7,7 @@
 pub mod types;
 
 mod fold;
+mod state;
 
 mod actions;
 mod build_cache;

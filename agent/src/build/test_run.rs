@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::{
     build_cache::Decision,
     download::{Charge, Span},
-    fold::subcommand,
+    state::subcommand,
     tools::Child,
     types::{HitMiss, Phase, TestRun},
 };

@@ -225,3 +225,29 @@ fn flag_value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
     let at = arguments.iter().position(|argument| argument == flag)?;
     arguments.get(at + 1).map(String::as_str)
 }
+
+#[cfg(test)]
+pub(super) mod fixtures {
+    use super::*;
+
+    /// The exec of a tool that works for a package.
+    pub fn exec(name: &str, import_path: &str, file: &str) -> Exec {
+        Exec {
+            path: format!("/go/pkg/tool/{name}"),
+            arguments: [name, "-o", file].map(str::to_owned).to_vec(),
+            arguments_cut: false,
+            import_path: Some(import_path.to_owned()),
+            in_tree: true,
+            parent: 1,
+            uid: 0,
+            process_start_ns: 0,
+        }
+    }
+
+    /// A tool that has just begun.
+    pub fn tool(name: &str, import_path: &str, file: &str, start_ns: u64) -> Child {
+        let mut child = Child::new(2, Task::default(), start_ns);
+        child.runs(&Program::Tool(name.to_owned()), &exec(name, import_path, file));
+        child
+    }
+}

@@ -58,6 +58,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         ring_bytes: settings.ring_bytes,
         root_cookie: 0,
         command: None,
+        trace_parent: None,
         measure: true,
         sample_every: settings.sample_every,
         likely_go_commands: go_commands(),

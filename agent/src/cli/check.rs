@@ -67,6 +67,7 @@ pub fn probes() -> Vec<Probe> {
         ring_bytes: 1 << 20,
         root_cookie: 0,
         command: None,
+        trace_parent: None,
         measure: false,
         sample_every: Duration::MAX,
         likely_go_commands: Vec::new(),

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     build::Document,
-    host::{redact, sudo},
+    host::{Variable, redact, sudo},
     report::{json, text},
     ring::event::Status,
     telemetry::{
@@ -81,6 +81,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
         ring_bytes: settings.ring_bytes,
         root_cookie,
         command: Some(redact::arguments(&command)),
+        trace_parent: trace_parent(&spec),
         measure: false,
         sample_every: settings.sample_every,
         likely_go_commands: go_commands(&spec),
@@ -178,6 +179,12 @@ fn write_reports(settings: &RunSettings, outputs: &mut Outputs, document: &Docum
     if let Some(file) = &mut outputs.json {
         failed("--json", file.write_all(json::to_string_pretty(document).as_bytes()));
     }
+}
+
+/// The place in its CI job's trace that the command is given.
+fn trace_parent(spec: &CommandSpec) -> Option<String> {
+    let (_, value) = spec.environment.iter().find(|(name, _)| name == "TRACEPARENT")?;
+    Some(Variable::TraceParent.sanitise(&value.to_string_lossy())).filter(|value| !value.is_empty())
 }
 
 /// Build → the place in its CI job's trace.

@@ -111,7 +111,7 @@ pub struct Begin {
     pub boot_id: String,
     /// Kernel device number → name.
     pub devices: Vec<(u32, String)>,
-    /// `TRACEPARENT` of the wrapper.
+    /// `TRACEPARENT` that the wrapped command is given; absent in the agent.
     pub traceparent: Option<String>,
 }
 

@@ -39,6 +39,8 @@ pub struct Options {
     pub root_cookie: u32,
     /// The wrapped command, secrets removed.
     pub command: Option<Vec<String>>,
+    /// `TRACEPARENT` that it is given.
+    pub trace_parent: Option<String>,
     /// Measure the programs' run time.
     pub measure: bool,
     /// Time between two samples of what threads do.
@@ -104,7 +106,7 @@ impl Session {
             scope: options.scope,
             boot_id: machine.boot_id,
             devices: devices(),
-            traceparent: None,
+            traceparent: options.trace_parent.clone(),
         };
         let begin_ns = clock.monotonic_ns;
         let mut session = Self {

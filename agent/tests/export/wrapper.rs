@@ -98,6 +98,22 @@ impl Host {
         self.pids()
     }
 
+    /// The wrapper is held up instead: the go command's environment is gone before the wrapper can read it.
+    fn read_too_late(&self, variables: &[(&str, &str)]) -> Vec<u64> {
+        let script = "touch begun; while ! test -e go; do sleep 0.05; done; go env LATE; touch ended";
+        let file = |name| self.go.work_dir().join(name);
+        ["ended", "begun"].map(|name| fs::remove_file(file(name)).ok());
+        let mut wrapper = Guard(self.wrapper(&["sh", "-c", script], variables).spawn().unwrap());
+        let signal_wrapper = |signal| kill(Pid::from_raw(wrapper.0.id().cast_signed()), signal).unwrap();
+        wait_until("the script begins", || file("begun").exists());
+        signal_wrapper(Signal::SIGSTOP);
+        fs::write(file("go"), "").unwrap();
+        wait_until("the go command ends", || file("ended").exists());
+        signal_wrapper(Signal::SIGCONT);
+        assert!(wrapper.0.wait().unwrap().success());
+        self.pids()
+    }
+
     fn pids(&self) -> Vec<u64> {
         let report = self.report();
         let document: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
@@ -106,7 +122,7 @@ impl Host {
 
     /// One go command by itself.
     fn bare(&self, job: &Job) -> u64 {
-        let mut command = self.go.command(["list", "."]);
+        let mut command = self.go.command(["list", "-deps", "std"]);
         let mut child = command.env("TRACEPARENT", &job.traceparent).stdout(Stdio::null()).spawn().unwrap();
         assert!(child.wait().unwrap().success());
         child.id().into()
@@ -138,25 +154,28 @@ fn a_build_is_exported_once_and_joins_the_trace_of_its_job() {
     let mut agent = agent(SocketAddr::from(([127, 0, 0, 1], free_port())), kept.path(), &host.endpoint);
 
     let jobs: Vec<Job> =
-        [1, 1, 1, 1, 1, 0].into_iter().zip(1..).map(|(flags, number)| Job::new(number, flags)).collect();
+        [1, 1, 1, 1, 1, 0, 1].into_iter().zip(1..).map(|(flags, number)| Job::new(number, flags)).collect();
     let traceparent = |job: usize| ("TRACEPARENT", jobs[job].traceparent.as_str());
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", host.endpoint.as_str());
     let mut ran = Vec::new();
     let mut add = |name, exported, job: Option<usize>, pids: Vec<u64>| {
         ran.extend(pids.into_iter().map(|pid| (Ran { name, pid, exported }, job)));
     };
-    let list = ["go", "list", "."];
+    // The agent has to read its environment while it runs.
+    let list = ["go", "list", "-deps", "std"];
     add("exporting wrapper", Exported::ByWrapper, Some(0), host.wrapped(&list, &[endpoint, traceparent(0)]));
     let below_shells = ["sh", "-c", "sh -c 'go list .; :'; :"];
     add("below shells", Exported::ByWrapper, Some(1), host.wrapped(&below_shells, &[endpoint, traceparent(1)]));
     let late = host.seen_too_late(agent.0.id(), kept.path(), &[endpoint]);
     add("too late", Exported::ByWrapper, None, late);
+    let held_up = host.read_too_late(&[endpoint, traceparent(6)]);
+    add("held up wrapper", Exported::ByWrapper, Some(6), held_up);
     add("silent wrapper", Exported::ByAgent, Some(2), host.wrapped(&list, &[traceparent(2)]));
     let disabled = [endpoint, ("OTEL_SDK_DISABLED", "true"), traceparent(3)];
     add("export switched off", Exported::ByAgent, Some(3), host.wrapped(&list, &disabled));
     add("no wrapper", Exported::ByAgent, Some(4), vec![host.bare(&jobs[4])]);
     add("not sampled", Exported::Unsampled, Some(5), vec![host.bare(&jobs[5])]);
-    assert_eq!(ran.len(), 7);
+    assert_eq!(ran.len(), 8);
 
     let seen = |pid: u64| builds(kept.path()).iter().any(|build| build["pid"] == pid);
     wait_until("a report of each", || ran.iter().all(|(ran, _)| seen(ran.pid)));

@@ -11,7 +11,7 @@ use crate::{
     build::{
         download::Charge,
         finish::count,
-        fold::{BuildState, subcommand},
+        state::{BuildState, subcommand},
         test_run,
         tools::Child,
         types::{
