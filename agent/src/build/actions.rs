@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::tools::Child;
-use crate::ring::{call::CallEvent, event::Task};
+use crate::ring::event::Task;
 
 /// Actions of a build.
 #[derive(Debug, Default)]
@@ -63,39 +63,24 @@ impl Named {
 }
 
 impl Actions {
-    /// A span of the go command began or ended.
-    pub fn call(&mut self, at_ns: u64, task: Task, event: &CallEvent) {
-        let spans = || (task.pid, task.goroutine);
-        match event {
-            CallEvent::SpanBegin { name } => {
-                let named = Named::parse(name);
-                if named == Some(Named::Graph) {
-                    self.graphs_ns.push(at_ns);
-                }
-                self.open.entry(spans()).or_default().push(Open { named, start_ns: at_ns });
-            }
-            CallEvent::SpanEnd => {
-                let Some(stack) = self.open.get_mut(&spans()) else { return };
-                if let Some(Open { named: Some(named), start_ns }) = stack.pop() {
-                    self.done.insert(named, Action { start_ns, end_ns: at_ns });
-                }
-                if stack.is_empty() {
-                    self.open.remove(&spans());
-                }
-            }
-            CallEvent::RequestBegin(_)
-            | CallEvent::RequestEnd(_)
-            | CallEvent::HopBegin(_)
-            | CallEvent::HopEnd(_)
-            | CallEvent::QueryBegin { .. }
-            | CallEvent::QueryEnd { .. }
-            | CallEvent::CommandBegin
-            | CallEvent::CommandEnd
-            | CallEvent::DialBegin
-            | CallEvent::DialEnd { .. }
-            | CallEvent::ExchangeBegin { .. }
-            | CallEvent::CacheBegin { .. }
-            | CallEvent::CacheEnd { .. } => {}
+    /// The go command opened a span.
+    pub fn span_begins(&mut self, at_ns: u64, task: Task, name: &str) {
+        let named = Named::parse(name);
+        if named == Some(Named::Graph) {
+            self.graphs_ns.push(at_ns);
+        }
+        self.open.entry((task.pid, task.goroutine)).or_default().push(Open { named, start_ns: at_ns });
+    }
+
+    /// It closed the one that it opened last.
+    pub fn span_ends(&mut self, at_ns: u64, task: Task) {
+        let spans = (task.pid, task.goroutine);
+        let Some(stack) = self.open.get_mut(&spans) else { return };
+        if let Some(Open { named: Some(named), start_ns }) = stack.pop() {
+            self.done.insert(named, Action { start_ns, end_ns: at_ns });
+        }
+        if stack.is_empty() {
+            self.open.remove(&spans);
         }
     }
 
@@ -142,8 +127,8 @@ mod tests {
 
     fn span(actions: &mut Actions, goroutine: u64, name: &str, (start_ns, end_ns): (u64, u64)) {
         let task = Task { pid: 1, goroutine, ..Task::default() };
-        actions.call(start_ns, task, &CallEvent::SpanBegin { name: name.to_owned() });
-        actions.call(end_ns, task, &CallEvent::SpanEnd);
+        actions.span_begins(start_ns, task, name);
+        actions.span_ends(end_ns, task);
     }
 
     fn compile(import_path: &str, imports: &[&str]) -> Child {
@@ -155,11 +140,8 @@ mod tests {
     #[test]
     fn an_action_waits_from_the_end_of_the_last_one_that_it_needs() {
         let mut actions = Actions::default();
-        actions.call(
-            10,
-            Task { pid: 1, goroutine: 1, ..Task::default() },
-            &CallEvent::SpanBegin { name: "exec.Builder.Do (link a.out)".to_owned() },
-        );
+        let builder = Task { pid: 1, goroutine: 1, ..Task::default() };
+        actions.span_begins(10, builder, "exec.Builder.Do (link a.out)");
         span(&mut actions, 2, "Executing action (build a)", (12, 20));
         span(&mut actions, 2, "Executing action (build b)", (20, 30));
         span(&mut actions, 3, "Executing action (build check cache c)", (33, 34));

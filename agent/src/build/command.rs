@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::tools::Child;
-use crate::ring::{call::CallEvent, event::Task};
+use crate::ring::event::Task;
 
 /// Commands under way.
 #[derive(Debug, Default)]
@@ -22,33 +22,17 @@ impl Commands {
         Some(*begin_ns)
     }
 
-    /// A command begins or ends.
-    pub fn call(&mut self, at_ns: u64, task: Task, event: &CallEvent, children: &mut [Child]) {
-        let goroutine = (task.pid, task.goroutine);
-        match event {
-            CallEvent::CommandBegin => {
-                self.open.insert(goroutine, (at_ns, None));
-            }
-            CallEvent::CommandEnd => {
-                let child = self.open.remove(&goroutine).and_then(|(_, child)| children.get_mut(child?));
-                // One that is still there was left alone: Run gave up (WaitDelay).
-                if let Some(child) = child.filter(|child| child.end_ns.is_some()) {
-                    child.end_ns = Some(at_ns);
-                }
-            }
-            CallEvent::SpanBegin { .. }
-            | CallEvent::SpanEnd
-            | CallEvent::RequestBegin(_)
-            | CallEvent::RequestEnd(_)
-            | CallEvent::HopBegin(_)
-            | CallEvent::HopEnd(_)
-            | CallEvent::QueryBegin { .. }
-            | CallEvent::QueryEnd { .. }
-            | CallEvent::CacheBegin { .. }
-            | CallEvent::CacheEnd { .. }
-            | CallEvent::DialBegin
-            | CallEvent::DialEnd { .. }
-            | CallEvent::ExchangeBegin { .. } => {}
+    /// A goroutine is about to run a command.
+    pub fn begins(&mut self, at_ns: u64, task: Task) {
+        self.open.insert((task.pid, task.goroutine), (at_ns, None));
+    }
+
+    /// It has its result.
+    pub fn ends(&mut self, at_ns: u64, task: Task, children: &mut [Child]) {
+        let child = self.open.remove(&(task.pid, task.goroutine)).and_then(|(_, child)| children.get_mut(child?));
+        // One that is still there was left alone: Run gave up (WaitDelay).
+        if let Some(child) = child.filter(|child| child.end_ns.is_some()) {
+            child.end_ns = Some(at_ns);
         }
     }
 
@@ -67,14 +51,14 @@ mod tests {
         let task = Task { pid: 1, goroutine: 7, ..Task::default() };
         let mut commands = Commands::default();
         let mut children = Vec::new();
-        commands.call(10, task, &CallEvent::CommandBegin, &mut children);
+        commands.begins(10, task);
         assert_eq!(commands.forked(Task { goroutine: 8, ..task }, 0), None);
         for child in 0..2 {
             assert_eq!(commands.forked(task, child), Some(10));
             children.push(Child::new(100, task, 10));
             children[child].end_ns = Some(20);
         }
-        commands.call(30, task, &CallEvent::CommandEnd, &mut children);
+        commands.ends(30, task, &mut children);
         assert_eq!((children[0].end_ns, children[1].end_ns), (Some(20), Some(30)));
         assert_eq!(commands.forked(task, 2), None);
     }

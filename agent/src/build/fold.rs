@@ -415,14 +415,7 @@ impl Model {
                 }
             }
             Body::Tcp(event) => state.network.tcp(at_ns, event),
-            Body::Call(event) if task.goroutine != 0 => {
-                state.actions.call(at_ns, task, event);
-                if state.sees_calls(task.pid) {
-                    state.download.call(at_ns, task, event, &state.network);
-                    state.build_cache.call(task, event);
-                    state.commands.call(at_ns, task, event, &mut state.children);
-                }
-            }
+            Body::Call(event) if task.goroutine != 0 => state.call(at_ns, task, event),
             Body::Socket(event) => {
                 if let Some(connection) = state.network.socket(at_ns, task, event) {
                     state.download.socket(at_ns, task, event, connection, &mut state.network);

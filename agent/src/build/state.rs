@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     actions::Actions,
-    build_cache::{BuildCache, Layout},
+    build_cache::{BuildCache, Decision, Layout},
     cache_path::{self, CachePath},
     command::Commands,
     disk::Disk,
@@ -15,7 +15,10 @@ use super::{
     tools::Child,
     types::{Area, LostEvents, Section, Tier},
 };
-use crate::ring::event::{Begin, Exec, Exit, PathEvent, PathOperation, ProcessFacts, Task};
+use crate::ring::{
+    call::CallEvent,
+    event::{Begin, Exec, Exit, PathEvent, PathOperation, ProcessFacts, Task},
+};
 
 /// One go command that was not started for another one's build, and all that serves it.
 #[derive(Debug)]
@@ -106,10 +109,6 @@ impl BuildState {
         }
     }
 
-    pub(super) fn sees_calls(&self, pid: u32) -> bool {
-        self.seen_calling.contains(&pid)
-    }
-
     pub(super) fn learn(&mut self, facts: &ProcessFacts) {
         if let Some(settings) = &facts.settings {
             if settings.module_cache.is_some() {
@@ -132,6 +131,33 @@ impl BuildState {
     pub(super) fn learn_goroot(&mut self, exec: &Exec) {
         if let Some((root, _)) = exec.path.split_once("/pkg/tool/") {
             self.layout.goroot.get_or_insert_with(|| root.to_owned());
+        }
+    }
+
+    /// A watched function of a go command was entered or returned.
+    pub(super) fn call(&mut self, at_ns: u64, task: Task, event: &CallEvent) {
+        let sees_all = self.seen_calling.contains(&task.pid);
+        match event {
+            CallEvent::SpanBegin { name } => self.actions.span_begins(at_ns, task, name),
+            CallEvent::SpanEnd => self.actions.span_ends(at_ns, task),
+            // The others take the place of what system calls tell, and so have to be whole.
+            _ if !sees_all => {}
+            CallEvent::CacheBegin { mode, import_path, action } => {
+                let decision = Decision::begun(mode, import_path.as_deref(), action.as_ref());
+                self.build_cache.decision_begins(task, decision);
+            }
+            CallEvent::CacheEnd { hit } => self.build_cache.decision_ends(task, *hit),
+            CallEvent::CommandBegin => self.commands.begins(at_ns, task),
+            CallEvent::CommandEnd => self.commands.ends(at_ns, task, &mut self.children),
+            CallEvent::QueryBegin { query, module, version: _ } => self.download.query_begins(task, *query, module),
+            CallEvent::QueryEnd { query, failed } => self.download.query_ends(at_ns, task, *query, *failed),
+            CallEvent::RequestBegin(url) => self.download.request_begins(at_ns, task, url, &self.network),
+            CallEvent::RequestEnd(answer) => self.download.request_ends(at_ns, task, *answer, &self.network),
+            CallEvent::HopBegin(url) => self.download.hop_begins(at_ns, task, url),
+            CallEvent::HopEnd(answer) => self.download.hop_ends(at_ns, task, *answer, &self.network),
+            CallEvent::DialBegin | CallEvent::DialEnd { handle: None } => {}
+            CallEvent::DialEnd { handle: Some(handle) } => self.download.dial_ends(task, *handle, &self.network),
+            CallEvent::ExchangeBegin { handle } => self.download.exchange_begins(task, *handle),
         }
     }
 

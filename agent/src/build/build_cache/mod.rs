@@ -18,6 +18,7 @@ mod variant;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use gobuild_trace_common as wire;
 use sha2::{Digest, Sha256};
 
 pub use known::Histories;
@@ -29,10 +30,7 @@ use crate::{
         gofile,
         history::{ID_BYTES, Id},
     },
-    ring::{
-        call::CallEvent,
-        event::{Exec, PackageFiles, PathEvent, PathOperation, Task},
-    },
+    ring::event::{Exec, PackageFiles, PathEvent, PathOperation, Task},
 };
 
 const ENOENT: i32 = -2;
@@ -86,6 +84,18 @@ pub struct Decision {
     pub action: Option<Id>,
     /// The action need not run.
     pub hit: bool,
+}
+
+impl Decision {
+    /// One that is still to be made.
+    pub fn begun(mode: &str, import_path: Option<&str>, action: Option<&[u8; wire::ACTION_ID]>) -> Self {
+        Self {
+            mode: mode.to_owned(),
+            import_path: import_path.map(str::to_owned),
+            action: action.map(id_of),
+            hit: false,
+        }
+    }
 }
 
 impl BuildCache {
@@ -227,33 +237,15 @@ impl BuildCache {
         modules
     }
 
-    /// The go command began or ended a decision.
-    pub fn call(&mut self, task: Task, event: &CallEvent) {
-        let goroutine = (task.pid, task.goroutine);
-        match event {
-            CallEvent::CacheBegin { mode, import_path, action } => {
-                let (mode, import_path) = (mode.clone(), import_path.clone());
-                let decision = Decision { mode, import_path, action: action.as_ref().map(id_of), hit: false };
-                self.deciding.insert(goroutine, decision);
-            }
-            CallEvent::CacheEnd { hit } => {
-                if let Some(decision) = self.deciding.remove(&goroutine) {
-                    self.decisions.push(Decision { hit: *hit, ..decision });
-                }
-            }
-            CallEvent::SpanBegin { .. }
-            | CallEvent::SpanEnd
-            | CallEvent::RequestBegin(_)
-            | CallEvent::RequestEnd(_)
-            | CallEvent::HopBegin(_)
-            | CallEvent::HopEnd(_)
-            | CallEvent::QueryBegin { .. }
-            | CallEvent::QueryEnd { .. }
-            | CallEvent::CommandBegin
-            | CallEvent::CommandEnd
-            | CallEvent::DialBegin
-            | CallEvent::DialEnd { .. }
-            | CallEvent::ExchangeBegin { .. } => {}
+    /// The go command asks the cache for an action.
+    pub fn decision_begins(&mut self, task: Task, decision: Decision) {
+        self.deciding.insert((task.pid, task.goroutine), decision);
+    }
+
+    /// It has the answer.
+    pub fn decision_ends(&mut self, task: Task, hit: bool) {
+        if let Some(decision) = self.deciding.remove(&(task.pid, task.goroutine)) {
+            self.decisions.push(Decision { hit, ..decision });
         }
     }
 

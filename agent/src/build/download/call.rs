@@ -13,7 +13,7 @@ use super::{
     error::status_error,
 };
 use crate::ring::{
-    call::{Answer, CallEvent, Query, RequestUrl},
+    call::{Answer, Query, RequestUrl},
     event::Task,
 };
 
@@ -31,67 +31,59 @@ pub struct Calls {
 }
 
 impl Download {
-    /// A function of the go command was entered or returned.
-    pub fn call(&mut self, at_ns: u64, task: Task, event: &CallEvent, network: &Network) {
-        let goroutine = (task.pid, task.goroutine);
-        match event {
-            CallEvent::QueryBegin { query, module, version: _ } => {
-                let calls = self.calls.entry(goroutine).or_default();
-                calls.queries.push((*query, module.clone()));
-            }
-            CallEvent::QueryEnd { query, failed } => self.answered_whole(at_ns, task, *query, *failed),
-            CallEvent::RequestBegin(url) => self.request_begins(at_ns, task, url, network),
-            CallEvent::RequestEnd(answer) => self.request_ends(at_ns, task, *answer, network),
-            CallEvent::HopBegin(url) => {
-                if let Some(attempt) = self.requested(goroutine) {
-                    attempt.hops.push(Hop {
-                        url: url.clone(),
-                        begin_ns: at_ns,
-                        end_ns: None,
-                        status: None,
-                        sent_ns: None,
-                        connection: None,
-                    });
-                }
-            }
-            CallEvent::HopEnd(answer) => {
-                let Some(index) = self.requesting(goroutine) else { return };
-                let Some(hop) = self.attempts[index].hops.last_mut() else { return };
-                hop.end_ns = Some(at_ns);
-                hop.status = answer.status;
-                // A connection that was dialled before the functions were watched: one carries one request at a time.
-                let is_known = self.exchanges.values().any(|given| *given == index);
-                if hop.sent_ns.is_none()
-                    && !is_known
-                    && let Some((connection, sent_ns)) =
-                        network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
-                {
-                    self.taken.extend(connection.map(|connection| (connection, sent_ns)));
-                    self.attempts[index].sent(sent_ns, connection);
-                }
-            }
-            CallEvent::DialEnd { handle: Some(handle) } => {
-                // An address is used again when nothing refers to the old connection any more.
-                match network.opened_by(task) {
-                    Some(connection) => self.handles.insert((task.pid, *handle), connection),
-                    None => self.handles.remove(&(task.pid, *handle)),
-                };
-            }
-            CallEvent::ExchangeBegin { handle } => {
-                let connection = self.handles.get(&(task.pid, *handle)).copied();
-                if let (Some(connection), Some(index)) = (connection, self.requesting(goroutine)) {
-                    self.exchanges.insert(connection, index);
-                    self.one_at_a_time.insert(connection);
-                }
-            }
-            CallEvent::SpanBegin { .. }
-            | CallEvent::SpanEnd
-            | CallEvent::CacheBegin { .. }
-            | CallEvent::CacheEnd { .. }
-            | CallEvent::CommandBegin
-            | CallEvent::CommandEnd
-            | CallEvent::DialBegin
-            | CallEvent::DialEnd { handle: None } => {}
+    /// A module proxy is asked on behalf of a module.
+    pub fn query_begins(&mut self, task: Task, query: Query, module: &str) {
+        let calls = self.calls.entry((task.pid, task.goroutine)).or_default();
+        calls.queries.push((query, module.to_owned()));
+    }
+
+    /// One HTTP request of a `web.get`.
+    pub fn hop_begins(&mut self, at_ns: u64, task: Task, url: &RequestUrl) {
+        if let Some(attempt) = self.requested((task.pid, task.goroutine)) {
+            attempt.hops.push(Hop {
+                url: url.clone(),
+                begin_ns: at_ns,
+                end_ns: None,
+                status: None,
+                sent_ns: None,
+                connection: None,
+            });
+        }
+    }
+
+    /// Its headers came, or it failed.
+    pub fn hop_ends(&mut self, at_ns: u64, task: Task, answer: Answer, network: &Network) {
+        let Some(index) = self.requesting((task.pid, task.goroutine)) else { return };
+        let Some(hop) = self.attempts[index].hops.last_mut() else { return };
+        hop.end_ns = Some(at_ns);
+        hop.status = answer.status;
+        // A connection that was dialled before the functions were watched: one carries one request at a time.
+        let is_known = self.exchanges.values().any(|given| *given == index);
+        if hop.sent_ns.is_none()
+            && !is_known
+            && let Some((connection, sent_ns)) =
+                network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
+        {
+            self.taken.extend(connection.map(|connection| (connection, sent_ns)));
+            self.attempts[index].sent(sent_ns, connection);
+        }
+    }
+
+    /// A connection is open, and has a handle now.
+    pub fn dial_ends(&mut self, task: Task, handle: u64, network: &Network) {
+        // An address is used again when nothing refers to the old connection any more.
+        match network.opened_by(task) {
+            Some(connection) => self.handles.insert((task.pid, handle), connection),
+            None => self.handles.remove(&(task.pid, handle)),
+        };
+    }
+
+    /// A request is given to the connection with this handle.
+    pub fn exchange_begins(&mut self, task: Task, handle: u64) {
+        let connection = self.handles.get(&(task.pid, handle)).copied();
+        if let (Some(connection), Some(index)) = (connection, self.requesting((task.pid, task.goroutine))) {
+            self.exchanges.insert(connection, index);
+            self.one_at_a_time.insert(connection);
         }
     }
 
@@ -120,7 +112,8 @@ impl Download {
         self.attempts.get_mut(index)
     }
 
-    fn request_begins(&mut self, at_ns: u64, task: Task, url: &RequestUrl, network: &Network) {
+    /// `web.get`: it wants a URL.
+    pub fn request_begins(&mut self, at_ns: u64, task: Task, url: &RequestUrl, network: &Network) {
         let goroutine = (task.pid, task.goroutine);
         let query = self.calls.get(&goroutine).and_then(|calls| calls.queries.last().cloned());
         let subject = subject(url, query);
@@ -167,7 +160,8 @@ impl Download {
         index
     }
 
-    fn request_ends(&mut self, at_ns: u64, task: Task, answer: Answer, network: &Network) {
+    /// It has the headers of the answer, or gave up.
+    pub fn request_ends(&mut self, at_ns: u64, task: Task, answer: Answer, network: &Network) {
         let goroutine = (task.pid, task.goroutine);
         let Some(calls) = self.calls.get_mut(&goroutine) else { return };
         let Some(index) = calls.request.take() else { return };
@@ -246,7 +240,7 @@ impl Download {
     }
 
     /// A question to a proxy was answered in full, or failed.
-    fn answered_whole(&mut self, at_ns: u64, task: Task, query: Query, failed: bool) {
+    pub fn query_ends(&mut self, at_ns: u64, task: Task, query: Query, failed: bool) {
         let goroutine = (task.pid, task.goroutine);
         let Some(calls) = self.calls.get_mut(&goroutine) else { return };
         while let Some((innermost, _)) = calls.queries.pop() {
