@@ -18,6 +18,7 @@ mod toolchain;
 mod workshop;
 
 use std::{
+    collections::HashMap,
     thread::sleep,
     time::{Instant, SystemTime},
 };
@@ -71,11 +72,13 @@ fn every_traced_go_command_does_what_it_does_untraced() {
     let jobs: Vec<Job> = (0..wanted)
         .map(|number| {
             let (pass, (toolchain, kind)) = (number / all.len(), all[number % all.len()]);
+            // Not the same number for a kind in all its releases. The first pass compiles what is in no cache yet: one
+            // at a time, that would take minutes more and show no more.
+            let processors = if pass == 0 { &PROCESSORS[1..] } else { &PROCESSORS[..] };
             Job {
                 toolchain,
                 kind,
-                // Not the same number for a kind in all its releases.
-                processors: PROCESSORS[(pass + number) % PROCESSORS.len()],
+                processors: processors[(pass + number) % processors.len()],
                 setting: SETTINGS[(pass + number / PROCESSORS.len()) % SETTINGS.len()],
             }
         })
@@ -129,13 +132,17 @@ fn a_build_does_not_notice_that_the_observation_begins_or_ends() {
     let Some(mut workshop) = workshop() else { return };
     let mut random = Random::new();
     let mut in_mid_build = 0;
+    let mut durations = HashMap::new();
     for round in 0..ROUNDS {
         let toolchain = round % workshop.toolchains().len();
         let observer = [Observer::Wrapper, Observer::Agent][round / 2 % 2];
         let signal = [libc::SIGKILL, libc::SIGTERM][round % 2];
         let job = Job { toolchain, kind: Kind::Held, processors: PROCESSORS[(round + round / 3) % 3], setting: "" };
-        // As long as this takes untraced, or traced with an observer that has long begun.
-        let (expected, duration) = workshop.timed(job);
+        workshop.refer_to(&[job]);
+        let expected = workshop.reference(job).clone();
+        // As long as this takes untraced, or traced with an observer that has long begun; whichever release it is, for
+        // it is the proxy that takes its time.
+        let duration = *durations.entry(job.processors).or_insert_with(|| workshop.timed(job));
 
         let attached_first = round % 3 != 0;
         let mut outside = attached_first.then(|| Outside::start(&workshop, toolchain, observer));

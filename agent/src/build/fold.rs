@@ -106,7 +106,7 @@ impl Model {
             Body::Packages(packages) => self.packages(task, packages),
             Body::Threads(processes) => self.threads(at_ns, processes),
             Body::History(history) => {
-                self.histories.learn(history);
+                self.histories.learn(history, at_ns);
                 if let Place::Go(build) = self.place(task.pid)
                     && let Some(state) = self.builds.get_mut(&build)
                 {

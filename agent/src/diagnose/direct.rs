@@ -11,12 +11,6 @@ const WORTH_NS: u64 = 100_000_000;
 /// A second is.
 const WARNING_NS: u64 = 1_000_000_000;
 
-/// Paths of the modules that version control commands ran for.
-pub fn modules_by_vcs(build: &Build) -> BTreeSet<&str> {
-    let by_vcs = |site: &Site<'_>| site.fetch.kind == FetchKind::Vcs;
-    sites(build).filter(by_vcs).filter_map(|site| site.module.map(|module| module.path.as_str())).collect()
-}
-
 /// One finding for each host.
 pub fn find(build: &Build, findings: &mut Vec<Finding>) {
     let mut hosts: BTreeMap<&str, Vec<Site<'_>>> = BTreeMap::new();

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::direct::modules_by_vcs;
-use super::site::{Site, count, evidence, lost, sites};
+use super::site::{Site, count, evidence, lost, modules_by_vcs, sites};
 use crate::build::{Build, ErrorType, Finding, FollowsBecause, Severity};
 use crate::{units, words};
 

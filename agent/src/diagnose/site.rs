@@ -1,5 +1,7 @@
 //! A fetch with the module that it is for, and the words and shares that several families need.
 
+use std::collections::BTreeSet;
+
 use crate::build::{Build, Fetch, FetchKind, Module, Stage, Stages};
 use crate::{units, words};
 
@@ -73,6 +75,12 @@ pub fn sites(build: &Build) -> impl Iterator<Item = Site<'_>> {
         .flat_map(|module| module.fetches.iter().map(move |fetch| Site { fetch, module: Some(module) }));
     let of_sumdb = build.sumdb.iter().flat_map(|sumdb| &sumdb.fetches).map(|fetch| Site { fetch, module: None });
     of_modules.chain(of_sumdb)
+}
+
+/// Paths of the modules that version control commands ran for.
+pub fn modules_by_vcs(build: &Build) -> BTreeSet<&str> {
+    let by_vcs = |site: &Site<'_>| site.fetch.kind == FetchKind::Vcs;
+    sites(build).filter(by_vcs).filter_map(|site| site.module.map(|module| module.path.as_str())).collect()
 }
 
 /// The part of a wall share that `part_ns` of the thing's own `whole_ns` took.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
     io::Read as _,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -36,7 +37,7 @@ pub struct Inspector {
     /// What earlier builds did.
     history: Option<HistoryStore>,
     /// Build caches of which the stream knows.
-    histories: HashSet<String>,
+    histories: LruCache<String, ()>,
     wall_offset_ns: i64,
     /// (process, thread) → its wait for a lock.
     waits: BTreeMap<(u32, u32), Wait>,
@@ -53,6 +54,8 @@ struct Wait {
 
 /// Beyond it they are forgotten, and read again.
 const ARCHIVES_MAX: usize = 1 << 16;
+/// Fewer than the model remembers: what it has forgotten must be told again.
+const HISTORIES_TOLD: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 impl Inspector {
     /// `allowed`: the highest tier that may be used; `wall_offset_ns`: wall clock minus CLOCK_MONOTONIC.
@@ -64,7 +67,7 @@ impl Inspector {
             unpacking: HashSet::new(),
             archives: HashSet::new(),
             history,
-            histories: HashSet::new(),
+            histories: LruCache::new(HISTORIES_TOLD),
             wall_offset_ns,
             waits: BTreeMap::new(),
             warnings: Vec::new(),
@@ -129,7 +132,7 @@ impl Inspector {
             return Vec::new();
         }
         let mut known = CacheHistory { directory: cache.to_owned(), ..CacheHistory::default() };
-        if self.histories.insert(cache.to_owned()) {
+        if self.histories.put(cache.to_owned(), ()).is_none() {
             let begun_ns = facts.at_ns.saturating_add_signed(self.wall_offset_ns);
             match store.load(cache, begun_ns) {
                 Ok(Some(kept)) => known = kept,

@@ -1,13 +1,27 @@
 //! What earlier builds did with the build caches of the stream's go commands, builds of the same stream included.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroUsize,
+};
+
+use lru::LruCache;
 
 use crate::host::history::{ACTIONS_MAX, CacheHistory, Id, KnownAction, KnownPackage, News, PACKAGES_MAX};
 
-/// All caches, by GOCACHE.
-#[derive(Debug, Default)]
+/// Caches that are known at once: a host whose every job has a GOCACHE of its own would know more and more of them.
+const CACHES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// The caches that go commands used last, by GOCACHE.
+#[derive(Debug)]
 pub struct Histories {
-    caches: HashMap<String, Known>,
+    caches: LruCache<String, Known>,
+}
+
+impl Default for Histories {
+    fn default() -> Self {
+        Self { caches: LruCache::new(CACHES_MAX) }
+    }
 }
 
 /// One cache.
@@ -27,16 +41,16 @@ pub struct Known {
 }
 
 impl Histories {
-    /// Takes in what was known before the stream.
-    pub fn learn(&mut self, part: &CacheHistory) {
-        let known = self.caches.entry(part.directory.clone()).or_insert_with(|| Known {
+    /// Takes in what was known when a go command came. Some of it may have been learned from this stream before.
+    pub fn learn(&mut self, part: &CacheHistory, at_ns: u64) {
+        let known = self.caches.get_or_insert_mut_ref(part.directory.as_str(), || Known {
             whole: part.whole,
             untold: CacheHistory { directory: part.directory.clone(), whole: part.whole, packages: Vec::new() },
             ..Known::default()
         });
         for package in &part.packages {
             for action in package.actions.iter().rev() {
-                known.put(&package.import_path, action.clone(), 0);
+                known.put(&package.import_path, action.clone(), at_ns);
             }
         }
     }
@@ -70,16 +84,16 @@ impl Histories {
 
     /// One cache.
     pub fn of(&self, directory: &str) -> Option<&Known> {
-        self.caches.get(directory)
+        self.caches.peek(directory)
     }
 
     /// What is to be kept, in order of the directories; each of it once.
     pub fn take_news(&mut self) -> Vec<News> {
         let mut news: Vec<_> = self
             .caches
-            .values_mut()
-            .filter(|known| known.touched)
-            .map(|known| {
+            .iter_mut()
+            .filter(|(_, known)| known.touched)
+            .map(|(_, known)| {
                 known.touched = false;
                 let next = CacheHistory { packages: Vec::new(), ..known.untold.clone() };
                 let fresh = std::mem::take(&mut known.untold_fresh);
@@ -135,5 +149,47 @@ impl Known {
             let left: HashSet<Id> = actions.iter().map(|(action, _)| action.id).collect();
             self.makers.retain(|id, maker| maker != import_path || left.contains(id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caches_that_were_used_last_are_remembered() {
+        let mut histories = Histories::default();
+        let mut learn = |number: usize| {
+            let part = CacheHistory { directory: format!("/{number}"), whole: true, packages: Vec::new() };
+            histories.learn(&part, 1);
+        };
+        for number in 0..200 {
+            learn(number);
+            learn(7);
+        }
+        let known: Vec<usize> = (0..200).filter(|number| histories.of(&format!("/{number}")).is_some()).collect();
+        assert_eq!(known.len(), CACHES_MAX.get());
+        assert_eq!((known[0], known[1], known[63]), (7, 137, 199));
+    }
+
+    #[test]
+    fn what_is_told_again_was_not_known_before() {
+        let mut histories = Histories::default();
+        let action = KnownAction {
+            id: [1; 15],
+            content: None,
+            go_version: String::new(),
+            variant: String::new(),
+            compile_ns: None,
+            stored: None,
+            seen_s: 0,
+        };
+        let package = KnownPackage { import_path: "p".to_owned(), actions: vec![action] };
+        let empty = CacheHistory { directory: "/gc".to_owned(), whole: false, packages: Vec::new() };
+        histories.learn(&empty, 10);
+        histories.learn(&CacheHistory { packages: vec![package], ..empty }, 20);
+        let known = histories.of("/gc").unwrap();
+        assert!(known.actions("p", 10).is_empty(), "a build that began before it was told");
+        assert_eq!(known.actions("p", 20).len(), 1);
     }
 }

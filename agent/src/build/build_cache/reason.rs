@@ -225,7 +225,7 @@ mod tests {
         missed: &[Missed],
     ) -> Vec<(String, Option<RebuildReason>, Option<String>)> {
         let mut histories = Histories::default();
-        histories.learn(&CacheHistory { directory: "/gc".to_owned(), whole, packages });
+        histories.learn(&CacheHistory { directory: "/gc".to_owned(), whole, packages }, 0);
         let cache = BuildCache {
             contents: contents.iter().map(|&(action, content)| (id(action), id(content))).collect(),
             absent: missed.iter().filter_map(|missed| missed.action).collect(),
