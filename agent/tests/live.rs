@@ -28,6 +28,8 @@ mod reasons;
 mod locks;
 #[path = "live/direct.rs"]
 mod direct;
+#[path = "live/service.rs"]
+mod service;
 #[path = "live/elsewhere.rs"]
 mod elsewhere;
 #[path = "live/losses.rs"]

@@ -42,7 +42,7 @@ fn sections(kind: &str) -> &'static [Section] {
         "connect" | "tcp" | "socket" => &[Modules, Network],
         "fork" | "exec" | "exit" | "wait" => &[Caches, Tools, Threads],
         "block" => &[Disk],
-        "call" => &[Modules, Caches],
+        "call" => &[Modules, Caches, Tools],
         "threads" => &[Threads],
         _ => &[Modules, Network, Caches, Tools, Disk, Threads],
     }

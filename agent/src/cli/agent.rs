@@ -18,7 +18,7 @@ use super::{
     settings::{AgentSettings, Talk},
 };
 use crate::{
-    build::{Build, BuildId, Scope},
+    build::{Build, BuildId, Document, Scope},
     host::history_store::HistoryStore,
     probe::ProgramState,
     report::store::{Limits, Store},
@@ -167,11 +167,9 @@ impl Agent {
 
     fn keep(&self, session: &Session, build: Build) {
         let Some(reports) = &self.reports else { return };
-        let mut document = session.model().document_of(Vec::new());
         // The document is this build's: what others lost is theirs.
-        document.lost_events = build.lost_events.clone();
-        document.complete = build.complete;
-        document.builds.push(build);
+        let (lost_events, complete) = (build.lost_events.clone(), build.complete);
+        let document = Document { lost_events, complete, ..session.model().document_of(vec![build]) };
         if let Err(error) = reports.write(&document, SystemTime::now()) {
             tracing::error!(%error, "a report could not be kept");
             say::line(format_args!("gobuild-trace: a report could not be kept: {error}"));

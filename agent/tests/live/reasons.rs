@@ -10,7 +10,12 @@ use testkit::{
     proxy::Proxy,
 };
 
-use crate::wrapper::{PROGRAM, Ran, Wrapper, possible};
+use tempfile::TempDir;
+
+use crate::{
+    service::Service,
+    wrapper::{PROGRAM, Ran, Wrapper, possible},
+};
 
 /// A module of packages that import nothing of the standard library, so that its cache may be new each time:
 /// `top` imports `middle`, `middle` imports `leaf`; `apart` and `leaf` import nothing.
@@ -61,7 +66,7 @@ impl Lab {
         ran
     }
 
-    /// As [`Self::build`], and nobody watches.
+    /// As [`Self::build`], without the wrapper.
     fn build_unseen(&self, flags: &[&str]) {
         let output = self.go.command([&["build"], flags, &["./..."]].concat()).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -93,8 +98,8 @@ fn package<'a>(build: &'a Build, name: &str) -> &'a Package {
 }
 
 /// `package reason [root]` of those that were not hits, in alphabetical order.
-fn reasons(ran: &Ran) -> Vec<String> {
-    let missed = ran.build().caches.packages.iter().filter(|package| package.result != CacheResult::Hit);
+fn reasons(build: &Build) -> Vec<String> {
+    let missed = build.caches.packages.iter().filter(|package| package.result != CacheResult::Hit);
     let row = |package: &Package| {
         let reason = serde_json::to_value(package.reason).unwrap();
         let root = package.because_of.as_deref().map(|root| format!(" {root}")).unwrap_or_default();
@@ -112,12 +117,15 @@ fn a_new_cache_then_hits_then_changes() {
     }
     let lab = Lab::new();
     let first = lab.build(&[], &[]);
-    assert_eq!(reasons(&first), ["apart never_built", "leaf never_built", "middle never_built", "top never_built"]);
+    assert_eq!(
+        reasons(first.build()),
+        ["apart never_built", "leaf never_built", "middle never_built", "top never_built"]
+    );
     assert!(first.text.contains("4 never built here"), "{}", first.text);
     assert_eq!(first.build().caches.build.as_ref().unwrap().saved_ns, None);
 
     let second = lab.build(&[], &[]);
-    assert_eq!(reasons(&second), Vec::<String>::new());
+    assert_eq!(reasons(second.build()), Vec::<String>::new());
     let mut sum_ns = 0;
     for name in ["apart", "leaf", "middle", "top"] {
         let cost_ns = package(first.build(), name).compile_ns.unwrap();
@@ -128,19 +136,22 @@ fn a_new_cache_then_hits_then_changes() {
 
     lab.write("leaf", "package leaf\n\nconst Answer = 10\n");
     let third = lab.build(&[], &[]);
-    assert_eq!(reasons(&third), ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"]);
+    assert_eq!(
+        reasons(third.build()),
+        ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"]
+    );
     assert!(third.text.contains("2 because reason.test/m/leaf changed"), "{}", third.text);
 
     // What the leaf comes out as is the same: the top was rebuilt for its own sake.
     lab.append("leaf", "// Just a comment.");
     lab.append("top", "\nconst More = 1\n");
-    assert_eq!(reasons(&lab.build(&[], &[])), ["leaf inputs_changed", "top inputs_changed"]);
+    assert_eq!(reasons(lab.build(&[], &[]).build()), ["leaf inputs_changed", "top inputs_changed"]);
 
     // Both changed: the lower one is the root of all above it.
     lab.write("leaf", "package leaf\n\nconst Answer = 11\n");
     lab.append("middle", "\nconst More = 1\n");
     assert_eq!(
-        reasons(&lab.build(&[], &[])),
+        reasons(lab.build(&[], &[]).build()),
         ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"]
     );
 
@@ -150,13 +161,45 @@ fn a_new_cache_then_hits_then_changes() {
     lab.write("middle", source);
     lab.write("top", "package top\n\nimport \"reason.test/m/middle\"\n\nconst Answer = middle.Answer + 1\n");
     let back = lab.build(&[], &[]);
-    assert_eq!(reasons(&back), Vec::<String>::new());
+    assert_eq!(reasons(back.build()), Vec::<String>::new());
     assert_eq!(package(back.build(), "leaf").saved_ns, package(first.build(), "leaf").compile_ns);
 
     // A package that is new below an old one: the old one was changed to import it.
     lab.write("fresh", "package fresh\n\nconst Answer = 7\n");
     lab.write("apart", "package apart\n\nimport \"reason.test/m/fresh\"\n\nconst Answer = fresh.Answer\n");
-    assert_eq!(reasons(&lab.build(&[], &[])), ["apart inputs_changed", "fresh never_built"]);
+    assert_eq!(reasons(lab.build(&[], &[]).build()), ["apart inputs_changed", "fresh never_built"]);
+}
+
+/// The agent's memory lies beside its reports, and outlives it.
+#[test]
+fn an_agent_remembers_what_builds_did_and_so_does_the_next() {
+    if !possible() {
+        return;
+    }
+    const MODULE: &str = "reason.test/m";
+    let lab = Lab::new();
+    let kept = TempDir::new().unwrap();
+    let service = Service::start(kept.path());
+    lab.build_unseen(&[]);
+    let first = service.last_build(MODULE, 1);
+    assert_eq!(reasons(&first), ["apart never_built", "leaf never_built", "middle never_built", "top never_built"]);
+    lab.write("leaf", "package leaf\n\nconst Answer = 10\n");
+    lab.build_unseen(&[]);
+    let second = service.last_build(MODULE, 2);
+    assert_eq!(reasons(&second), ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"]);
+    assert_eq!(package(&second, "apart").saved_ns, package(&first, "apart").compile_ns);
+    service.stop();
+
+    let service = Service::start(kept.path());
+    lab.append("top", "\nconst More = 1\n");
+    lab.build_unseen(&[]);
+    let third = service.last_build(MODULE, 3);
+    assert_eq!(reasons(&third), ["top inputs_changed"]);
+    assert_eq!(package(&third, "apart").saved_ns, package(&first, "apart").compile_ns);
+    assert_eq!(package(&third, "leaf").saved_ns, package(&second, "leaf").compile_ns);
+    assert!(package(&third, "leaf").saved_ns.is_some());
+    assert!(!lab.histories().exists(), "the user's own is the wrapper's");
+    service.stop();
 }
 
 /// Compilations name their actions and are given archives, whatever the tier.
@@ -169,15 +212,15 @@ fn lower_tiers_know_what_was_compiled() {
         let lab = Lab::new();
         let build = || Wrapper::new(&lab.go, &["--probes", tier], ["go", "build", "./..."]).run().succeeded();
         assert_eq!(
-            reasons(&build()),
+            reasons(build().build()),
             ["apart never_built", "leaf never_built", "middle never_built", "top never_built"]
         );
         lab.write("leaf", "package leaf\n\nconst Answer = 10\n");
         let changed = ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"];
-        assert_eq!(reasons(&build()), changed, "{tier}");
+        assert_eq!(reasons(build().build()), changed, "{tier}");
         let entry = lab.entry(lab.build(&[], &[]).build(), "leaf");
         fs::remove_file(entry).unwrap();
-        assert_eq!(reasons(&build()), ["leaf trimmed"], "{tier}");
+        assert_eq!(reasons(build().build()), ["leaf trimmed"], "{tier}");
     }
 }
 
@@ -190,13 +233,13 @@ fn other_flags_are_other_inputs_of_every_package() {
     lab.build(&[], &[]);
     let flags = ["-gcflags=all=-l"];
     let all = ["apart inputs_changed", "leaf inputs_changed", "middle inputs_changed", "top inputs_changed"];
-    assert_eq!(reasons(&lab.build(&[], &flags)), all, "no package is to blame");
+    assert_eq!(reasons(lab.build(&[], &flags).build()), all, "no package is to blame");
     // Builds with and without take turns.
     lab.write("leaf", "package leaf\n\nconst Answer = 10\n");
     let changed = ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"];
-    assert_eq!(reasons(&lab.build(&[], &[])), changed);
-    assert_eq!(reasons(&lab.build(&[], &flags)), changed);
-    assert_eq!(reasons(&lab.build(&[], &[])), Vec::<String>::new());
+    assert_eq!(reasons(lab.build(&[], &[]).build()), changed);
+    assert_eq!(reasons(lab.build(&[], &flags).build()), changed);
+    assert_eq!(reasons(lab.build(&[], &[]).build()), Vec::<String>::new());
 }
 
 #[test]
@@ -212,15 +255,15 @@ fn entries_that_are_gone() {
     let output = lab.go.build_cache().join(&output[..2]).join(format!("{output}-d"));
     fs::remove_file(&output).unwrap();
     let second = lab.build(&[], &[]);
-    assert_eq!(reasons(&second), ["apart output_missing", "middle trimmed"]);
+    assert_eq!(reasons(second.build()), ["apart output_missing", "middle trimmed"]);
     assert!(output.exists());
     assert_eq!(package(second.build(), "top").result, CacheResult::Hit, "the middle came out as before");
 
     // All of it, by the go command itself.
     assert!(lab.go.command(["clean", "-cache"]).status().unwrap().success());
     let all = ["apart trimmed", "leaf trimmed", "middle trimmed", "top trimmed"];
-    assert_eq!(reasons(&lab.build(&[], &[])), all);
-    assert_eq!(reasons(&lab.build(&[], &["-a"])), all.map(|row| row.replace("trimmed", "forced")));
+    assert_eq!(reasons(lab.build(&[], &[]).build()), all);
+    assert_eq!(reasons(lab.build(&[], &["-a"]).build()), all.map(|row| row.replace("trimmed", "forced")));
 }
 
 #[test]
@@ -238,12 +281,12 @@ fn another_toolchain() {
         Wrapper::new(&lab.go, &[], command).run().succeeded()
     };
     let all = |reason: &str| ["apart", "leaf", "middle", "top"].map(|name| format!("{name} {reason}"));
-    assert_eq!(reasons(&older_builds()), all("toolchain_changed"));
-    assert_eq!(reasons(&older_builds()), Vec::<String>::new());
+    assert_eq!(reasons(older_builds().build()), all("toolchain_changed"));
+    assert_eq!(reasons(older_builds().build()), Vec::<String>::new());
     lab.write("leaf", "package leaf\n\nconst Answer = 10\n");
     let changed = ["leaf inputs_changed", "middle inputs_changed leaf", "top inputs_changed leaf"];
-    assert_eq!(reasons(&older_builds()), changed);
-    assert_eq!(reasons(&lab.build(&[], &[])), changed, "each version has its own");
+    assert_eq!(reasons(older_builds().build()), changed);
+    assert_eq!(reasons(lab.build(&[], &[]).build()), changed, "each version has its own");
 }
 
 #[test]
@@ -272,7 +315,7 @@ fn a_cache_that_cannot_be_written() {
     assert!(
         stored.build().caches.packages.iter().all(|package| package.reason == Some(RebuildReason::CacheUnwritable))
     );
-    assert_eq!(reasons(&lab.build(&[], &[])), Vec::<String>::new());
+    assert_eq!(reasons(lab.build(&[], &[]).build()), Vec::<String>::new());
 }
 
 #[test]
@@ -327,7 +370,7 @@ fn what_others_built_is_not_called_never_built() {
     lab.build_unseen(&[]);
     lab.append("fresh", "\nconst More = 1\n");
     lab.append("apart", "\nconst More = 1\n");
-    assert_eq!(reasons(&lab.build(&[], &[])), ["apart inputs_changed", "fresh unknown"]);
+    assert_eq!(reasons(lab.build(&[], &[]).build()), ["apart inputs_changed", "fresh unknown"]);
     // Two go commands below one wrapper know of each other.
     lab.append("fresh", "\nconst Most = 1\n");
     let script = "go build ./... && echo '// Other.' >> leaf/a.go && echo 'const Z = 1' >> leaf/a.go && go build ./...";
