@@ -337,36 +337,6 @@ impl Network {
         failures?.into_iter().next_back()
     }
 
-    /// When the request left that was answered on a TLS connection of a process to a host, not multiplexed,
-    /// within a span, and was nobody else's: `taken` has connections with the time of the last request known to have left
-    /// on them. Of several it is the one answered last, whose requester has just been woken; which connection it was is not
-    /// known then.
-    pub fn answered_within(
-        &self,
-        pid: u32,
-        host: &str,
-        from_ns: u64,
-        to_ns: u64,
-        taken: &HashMap<ConnectionIndex, u64>,
-    ) -> Option<(Option<ConnectionIndex>, u64)> {
-        let span = from_ns..=to_ns;
-        let fitting = || {
-            self.connections.iter().enumerate().filter(|(index, connection)| {
-                connection.pid == pid
-                    && connection.leads_to(host)
-                    && taken.get(index) != Some(&connection.last_write_ns)
-                    && connection.hello_ns.is_some()
-                    && connection.carries_requests()
-                    && !connection.multiplexed
-                    && span.contains(&connection.last_write_ns)
-                    && span.contains(&connection.last_read_ns)
-                    && connection.last_read_ns >= connection.last_write_ns
-            })
-        };
-        let (index, connection) = fitting().max_by_key(|(_, connection)| connection.last_read_ns)?;
-        Some((Some(index).filter(|_| fitting().count() == 1), connection.last_write_ns))
-    }
-
     /// First query to last answer of a process's look-ups in a span that found no address.
     pub fn failed_lookup(&self, pid: u32, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
         let failed = self.queries.iter().filter(|query| {
@@ -477,12 +447,6 @@ impl TcpConnection {
     fn host_name(&self) -> Option<&str> {
         let host = self.sni.as_deref().or(self.http_host.as_deref())?;
         Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
-    }
-
-    /// Whether it may carry a request under TLS for a URL's host.
-    fn leads_to(&self, host: &str) -> bool {
-        let own = self.host().unwrap_or_else(|| self.address());
-        own == host || own.strip_suffix(":443") == Some(host)
     }
 
     /// `address:port`, the host of a URL that names an address.

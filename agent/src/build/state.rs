@@ -154,10 +154,12 @@ impl BuildState {
             CallEvent::RequestBegin(url) => self.download.request_begins(at_ns, task, url, &self.network),
             CallEvent::RequestEnd(answer) => self.download.request_ends(at_ns, task, *answer, &self.network),
             CallEvent::HopBegin(url) => self.download.hop_begins(at_ns, task, url),
-            CallEvent::HopEnd(answer) => self.download.hop_ends(at_ns, task, *answer, &self.network),
+            CallEvent::HopEnd(answer) => self.download.hop_ends(at_ns, task, *answer, &mut self.network),
             CallEvent::DialBegin | CallEvent::DialEnd { handle: None } => {}
             CallEvent::DialEnd { handle: Some(handle) } => self.download.dial_ends(task, *handle, &self.network),
-            CallEvent::ExchangeBegin { handle } => self.download.exchange_begins(task, *handle),
+            CallEvent::ExchangeBegin { handle } => {
+                self.download.exchange_begins(at_ns, task, *handle, &mut self.network);
+            }
         }
     }
 

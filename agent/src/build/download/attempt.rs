@@ -209,6 +209,16 @@ impl Attempt {
         }
     }
 
+    /// What left of its last request did so in vain.
+    pub fn not_sent(&mut self) {
+        let Some(hop) = self.hops.last_mut().filter(|hop| hop.end_ns.is_none()) else { return };
+        if hop.sent_ns.take().is_some() && self.sent_again_ns.pop().is_none() {
+            self.sent_ns = None;
+            self.connection = None;
+        }
+        hop.connection = None;
+    }
+
     /// Ends it, unless it has ended.
     pub fn finish(&mut self, at_ns: u64, outcome: Outcome) {
         self.end.get_or_insert((at_ns.max(self.asked_ns), outcome));

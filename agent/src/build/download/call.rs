@@ -4,7 +4,7 @@
 use super::{
     super::{
         cache_path::{self, ModuleVersion},
-        network::Network,
+        network::{ConnectionIndex, Network},
         types::{ErrorType, FileKind, FollowsBecause},
     },
     Attempt, Download, OpenFile, Outcome, Subject,
@@ -30,6 +30,14 @@ pub struct Calls {
     refused: Option<usize>,
 }
 
+/// A request over HTTP/1 on its way to a connection's writer.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    /// Whose.
+    pub attempt: usize,
+    given_ns: u64,
+}
+
 impl Download {
     /// A module proxy is asked on behalf of a module.
     pub fn query_begins(&mut self, task: Task, query: Query, module: &str) {
@@ -52,21 +60,27 @@ impl Download {
     }
 
     /// Its headers came, or it failed.
-    pub fn hop_ends(&mut self, at_ns: u64, task: Task, answer: Answer, network: &Network) {
+    pub fn hop_ends(&mut self, at_ns: u64, task: Task, answer: Answer, network: &mut Network) {
         let Some(index) = self.requesting((task.pid, task.goroutine)) else { return };
+        let given = self.exchanges.iter().find(|(_, given)| given.attempt == index).map(|(&connection, _)| connection);
+        match (given, answer.status) {
+            (Some(connection), Some(_)) => self.answered_before_it_left(connection, network),
+            (Some(connection), None) => drop(self.exchanges.remove(&connection)),
+            (None, _) => {}
+        }
         let Some(hop) = self.attempts[index].hops.last_mut() else { return };
         hop.end_ns = Some(at_ns);
         hop.status = answer.status;
-        // A connection that was dialled before the functions were watched: one carries one request at a time.
-        let is_known = self.exchanges.values().any(|given| *given == index);
-        if hop.sent_ns.is_none()
-            && !is_known
-            && let Some((connection, sent_ns)) =
-                network.answered_within(task.pid, &hop.url.host, hop.begin_ns, at_ns, &self.taken)
-        {
-            self.taken.extend(connection.map(|connection| (connection, sent_ns)));
-            self.attempts[index].sent(sent_ns, connection);
-        }
+    }
+
+    /// A write is seen when it returns. Its thread may be held up within it for so long that the answer is read before:
+    /// then the request left soon after it was given to its connection.
+    fn answered_before_it_left(&mut self, connection: ConnectionIndex, network: &mut Network) {
+        let Some(Exchange { attempt: index, given_ns }) = self.exchanges.remove(&connection) else { return };
+        let attempt = &mut self.attempts[index];
+        attempt.sent(given_ns, connection);
+        let module = attempt.subject.module_path().map(str::to_owned);
+        network.carried(connection, module.as_deref());
     }
 
     /// A connection is open, and has a handle now.
@@ -79,10 +93,15 @@ impl Download {
     }
 
     /// A request is given to the connection with this handle.
-    pub fn exchange_begins(&mut self, task: Task, handle: u64) {
+    pub fn exchange_begins(&mut self, at_ns: u64, task: Task, handle: u64, network: &mut Network) {
         let connection = self.handles.get(&(task.pid, handle)).copied();
         if let (Some(connection), Some(index)) = (connection, self.requesting((task.pid, task.goroutine))) {
-            self.exchanges.insert(connection, index);
+            // One that has an answer without a body is over before `roundTrip` returns.
+            self.answered_before_it_left(connection, network);
+            // When a connection turns out to be closed, the request is given to another (net/http, `shouldRetryRequest`).
+            self.exchanges.retain(|_, given| given.attempt != index);
+            self.attempts[index].not_sent();
+            self.exchanges.insert(connection, Exchange { attempt: index, given_ns: at_ns });
             self.one_at_a_time.insert(connection);
         }
     }

@@ -22,7 +22,7 @@ use std::{
 pub use attempt::{Attempt, Outcome, Subject, Timeline};
 pub use rows::{Charge, Rows, Span};
 
-use call::Calls;
+use call::{Calls, Exchange};
 use entry::Entries;
 use lock::Locks;
 
@@ -60,12 +60,10 @@ pub struct Download {
     last_answers: HashMap<(u32, u64), usize>,
     /// (process, what the go command knows it by) → connection.
     handles: HashMap<(u32, u64), ConnectionIndex>,
-    /// Connection → attempt whose request is given to it and has not left.
-    exchanges: HashMap<ConnectionIndex, usize>,
+    /// Connection → the request that is given to it and was not seen to leave.
+    exchanges: HashMap<ConnectionIndex, Exchange>,
     /// Connections of HTTP/1 that requests were seen to be given to.
     one_at_a_time: HashSet<ConnectionIndex>,
-    /// Connection → when the last request left on it whose fetch is known.
-    taken: HashMap<ConnectionIndex, u64>,
     entries: Entries,
 }
 
@@ -490,3 +488,6 @@ fn names(path: &str, subject: &Subject) -> bool {
             module.strip_suffix(wanted.path.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('/'))
         })
 }
+
+#[cfg(test)]
+mod tests;

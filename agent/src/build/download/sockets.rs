@@ -67,14 +67,13 @@ impl Download {
                 let Some(index) = self.plain.remove(&connection) else { return };
                 self.response(at_ns, index, *status);
             }
+            // It is closed, perhaps by the goroutine that dialled it and before it carried anything.
+            Content::TlsData | Content::Opaque if event.write && u64::from(event.bytes) <= LONGEST_ALERT_BYTES => {}
             Content::TlsData | Content::Opaque if event.write && self.exchanges.contains_key(&connection) => {
                 // Over HTTP/1 a goroutine of the connection writes all its requests.
-                if u64::from(event.bytes) > LONGEST_ALERT_BYTES
-                    && let Some(index) = self.exchanges.remove(&connection)
-                {
-                    let attempt = &mut self.attempts[index];
+                if let Some(given) = self.exchanges.remove(&connection) {
+                    let attempt = &mut self.attempts[given.attempt];
                     attempt.sent(at_ns, connection);
-                    self.taken.insert(connection, at_ns);
                     let module = attempt.subject.module_path().map(str::to_owned);
                     network.carried(connection, module.as_deref());
                 }
@@ -129,10 +128,11 @@ impl Download {
             .requesting_or_reading(key)
             .or_else(|| self.current_sumdb.get(&key).filter(open).copied())
             .or_else(|| self.current.get(&key).filter(open).copied());
-        let module = index.and_then(|index| {
+        // It is on its way on another connection, whose writer was seen to get it.
+        let given = |index: &usize| self.exchanges.values().any(|given| given.attempt == *index);
+        let module = index.filter(|index| !given(index)).and_then(|index| {
             let attempt = &mut self.attempts[index];
             attempt.sent(at_ns, connection);
-            self.taken.insert(connection, at_ns);
             attempt.subject.module_path().map(str::to_owned)
         });
         network.carried(connection, module.as_deref());
