@@ -126,6 +126,11 @@ impl Disk {
         self.inodes.entry(inode).or_insert(File { area, written: false });
     }
 
+    /// The files that it opened for writing.
+    pub fn written_files(&self) -> impl Iterator<Item = Inode> {
+        self.inodes.iter().filter(|(_, file)| file.written).map(|(inode, _)| *inode)
+    }
+
     /// It opened this file for writing.
     pub fn writes(&self, inode: Inode) -> bool {
         self.inodes.get(&inode).is_some_and(|file| file.written)

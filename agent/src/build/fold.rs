@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use super::{
     build_cache::Histories,
     disk::{self, DeviceSums, Disk},
+    late_writes::LateWrites,
     state::{BuildState, subcommand},
     threads,
     tools::{Child, Purpose},
-    types::LostEvents,
+    types::{self, LostEvents},
 };
 use crate::{
     host::history::News,
@@ -32,6 +33,7 @@ pub struct Model {
     processes: HashMap<u32, Process>,
     /// What block devices have done for nobody that is watched.
     devices: Option<DeviceSums>,
+    late_writes: LateWrites,
 }
 
 /// Names a build while the stream lasts; in order of their start.
@@ -83,6 +85,7 @@ impl Model {
             next_build: 0,
             processes: HashMap::new(),
             devices: None,
+            late_writes: LateWrites::default(),
         }
     }
 
@@ -322,6 +325,9 @@ impl Model {
             let inode = block.inode.filter(|_| block.write)?;
             self.builds.iter().rev().find(|(_, state)| state.disk.writes(inode)).map(|(id, _)| *id)
         });
+        if own.is_none() {
+            self.late_writes.block(at_ns, block);
+        }
         for (id, state) in &mut self.builds {
             if own == Some(*id) {
                 state.disk.block(block);
@@ -439,9 +445,19 @@ impl Model {
         self.histories.take_news()
     }
 
-    /// Forgets a build and its processes.
+    /// What reached the disk of builds that were forgotten before, since the last call.
+    pub fn take_late_writes(&mut self) -> Option<types::Disk> {
+        self.late_writes.take(&self.begin.devices)
+    }
+
+    /// Forgets a build and its processes, but for what it has still to write, unless somebody else exports the build.
     pub fn forget(&mut self, id: BuildId) {
-        self.builds.remove(&id);
+        let exported_elsewhere = self.exported_by_wrapper(id);
+        if let Some(state) = self.builds.remove(&id)
+            && !exported_elsewhere
+        {
+            self.late_writes.expect(self.now_ns, &state.disk);
+        }
         self.processes.retain(|_, process| process.place.build() != Some(id));
     }
 }

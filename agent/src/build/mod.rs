@@ -24,6 +24,7 @@ mod critical_path;
 mod proxy;
 
 mod finish;
+mod late_writes;
 mod live;
 mod loss;
 mod share;

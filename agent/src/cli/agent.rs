@@ -159,6 +159,9 @@ impl Agent {
             }
             session.model_mut().forget(id);
         }
+        if let Some(disk) = session.model_mut().take_late_writes() {
+            self.telemetry.record_late_writes(&disk);
+        }
         history::warn(session, Talk::Report);
         if let Some(history) = &self.history {
             history::keep(session, history);

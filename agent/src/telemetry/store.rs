@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Labels;
 use super::catalogue::{self, Attribute, CATALOGUE, Instrument, MAX_VALUE_BYTES, Metric, OTHER, Values};
 use super::measure::{self, Measurement};
-use crate::build::types::Build;
+use crate::build::types::{Build, Disk};
 
 /// The agent's metrics and its state of health; shared by everything that feeds or reads them.
 #[derive(Debug)]
@@ -178,6 +178,12 @@ impl Telemetry {
     pub fn record_build(&self, build: &Build) {
         let mut store = self.store();
         measure::of_build(build, |metric, labels, measurement| store.record(metric, labels, measurement));
+    }
+
+    /// Takes in what reached the disk of builds that were taken in before.
+    pub fn record_late_writes(&self, disk: &Disk) {
+        let mut store = self.store();
+        measure::of_disk(disk, &mut |metric, labels, measurement| store.record(metric, labels, measurement));
     }
 
     /// Sets the agent's own figures; the last call counts.

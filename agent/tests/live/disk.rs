@@ -14,6 +14,7 @@ use gobuild_trace::build::{Area, Build, DeviceIo, DiskCount};
 use testkit::goenv::GoEnv;
 
 use crate::{
+    service::Service,
     volume::Volume,
     wrapper::{BUILD_CACHE, EMPTY_MAIN, Wrapper, environment, possible, wait_until, write_program},
 };
@@ -368,4 +369,42 @@ fn waits_are_told_by_what_waited() {
         link_ns <= off_ns + off_ns / 50 + BEFORE_SWITCH_NS
     });
     assert!(alone);
+}
+
+/// A build on a CI runner ends long before its files reach the disk. Its report is written by then; the agent's metrics
+/// go on.
+#[test]
+fn what_is_written_back_after_the_report_is_in_the_metrics() {
+    if !possible() {
+        return;
+    }
+    const MODULE: &str = "late.test/program";
+    let kept = tempfile::TempDir::new().unwrap();
+    let service = Service::start(kept.path());
+    let go = environment().build().unwrap();
+    write_packages(go.work_dir(), 23, 40);
+    let go_mod = fs::read_to_string(go.work_dir().join("go.mod")).unwrap();
+    fs::write(go.work_dir().join("go.mod"), go_mod.replace("main.test/program", MODULE)).unwrap();
+    for (file, _) in files(go.work_dir()) {
+        let source = fs::read_to_string(&file).unwrap();
+        fs::write(&file, source.replace("main.test/program", MODULE)).unwrap();
+    }
+    let cache = go.root().join("cache");
+    fs::create_dir(&cache).unwrap();
+    // Nobody else's file is dirty then.
+    sync();
+    let output = go.command(["build", "-o", "program", "."]).env("GOCACHE", &cache).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let reported = service.last_build(MODULE, 1).disk.unwrap().write.bytes;
+    let written = || service.counter("gobuild_disk_io_bytes_total", "direction=\"write\"");
+    let before = written();
+    sync();
+    let blocks: u64 = files(&cache).iter().map(|(_, bytes)| bytes).sum();
+    wait_until("the metrics have what was written back", Duration::from_secs(20), || written() >= blocks * 95 / 100);
+    let program = fs::metadata(go.work_dir().join("program")).unwrap().blocks() * 512;
+    let after = written();
+    println!("{blocks} bytes of blocks, {reported} reported, {before} before and {after} after the sync");
+    assert!(before < blocks / 2, "most of it is written back late, or this shows nothing");
+    assert!(after <= (blocks + program) * 105 / 100, "{after} of {blocks} and {program}");
+    service.stop();
 }

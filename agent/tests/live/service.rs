@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// An agent that keeps its reports in a directory. It ends with the value.
 pub struct Service {
     agent: Child,
+    listen: SocketAddr,
     reports: PathBuf,
 }
 
@@ -34,7 +36,7 @@ impl Service {
         let listen = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
         let mut command = Command::new(PROGRAM);
         command.args(["agent", "--listen", &listen.to_string(), "--reports"]).arg(reports);
-        let service = Self { agent: command.spawn().unwrap(), reports: reports.to_owned() };
+        let service = Self { agent: command.spawn().unwrap(), listen, reports: reports.to_owned() };
         wait_until("the agent listens", PATIENCE, || TcpStream::connect(listen).is_ok());
         service
     }
@@ -60,6 +62,16 @@ impl Service {
         let mut reports = self.reports(main_module, count);
         assert_eq!(reports.len(), count);
         reports.remove(count - 1).builds.remove(0)
+    }
+
+    /// Sum of a counter's series with this label, such as `a_total` and `direction="write"`.
+    pub fn counter(&self, name: &str, label: &str) -> u64 {
+        let mut connection = TcpStream::connect(self.listen).unwrap();
+        connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        let series = answer.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(label));
+        series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
     }
 
     /// Ends it as a service manager does.
