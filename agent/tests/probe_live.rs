@@ -28,6 +28,8 @@ use gobuild_trace_common::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+#[path = "probe_live/descriptors.rs"]
+mod descriptors;
 #[path = "probe_live/threads.rs"]
 mod threads;
 

@@ -9,8 +9,8 @@ use gobuild_trace_common::{
 use crate::{
     arch::number,
     kernel::{file_of, identify, offset, page_inode, read_or_zero, setting},
-    maps::{Descriptor, FDS, FILE, INODES, Inode, SOCKET},
-    record::{Urgency, add, body, lost, reserve, submit},
+    maps::{CLOSED, Descriptor, FDS, FILE, INODES, Inode, SOCKET},
+    record::{Urgency, add, body, compare_exchange, lost, reserve, submit},
     socket,
     syscall::Call,
 };
@@ -76,11 +76,7 @@ pub fn open(call: &Call) {
             }
         }
     } else if call.is_go() && call.result >= 0 {
-        // `struct file`s are used again as fast as numbers: a close that is seen after this would take this file for its
-        // own.
-        let fd = call.result as u32;
-        close_reused(call, fd);
-        let _ = FDS.remove(&key(call, fd));
+        close_reused(call, call.result as u32);
     }
     emit(
         call,
@@ -183,7 +179,7 @@ pub fn key(call: &Call, fd: u32) -> u64 {
 pub fn descriptor(call: &Call, fd: u32) -> Option<*mut Descriptor> {
     let found = FDS.get_ptr_mut(&key(call, fd))?;
     // SAFETY: live map values.
-    (unsafe { (*found).birth_ns == (*call.process).birth_ns }).then_some(found)
+    (unsafe { (*found).birth_ns == (*call.process).birth_ns && (*found).file != CLOSED }).then_some(found)
 }
 
 /// `write`, `pwrite64`, `writev`: on a file, a socket, or the standard error.
@@ -269,10 +265,9 @@ pub fn truncate(call: &Call) {
 /// before the close is seen here. What the number stood for until then ends now.
 #[inline(always)]
 pub fn close_reused(call: &Call, fd: u32) {
-    let Some(descriptor) = descriptor(call, fd) else { return };
-    // SAFETY: a live map value.
-    if unsafe { (*descriptor).kind } == FILE {
-        emit_io(call, fd, descriptor, FileOperation::Close, 0);
+    if let Some(descriptor) = descriptor(call, fd) {
+        // SAFETY: a live map value.
+        end(call, fd, descriptor, unsafe { (*descriptor).file });
     }
 }
 
@@ -287,11 +282,19 @@ pub fn close(call: &Call) {
         // Opened again in the meantime: see `close_reused`.
         return;
     }
+    end(call, fd, descriptor, file);
+}
+
+/// Ends a descriptor once, whoever sees first that it was closed: the programs of `close` and of the call that opened
+/// its number again may run at the same time. It is marked and not deleted, for the number may be another file's by now.
+#[inline(always)]
+fn end(call: &Call, fd: u32, descriptor: *mut Descriptor, file: u64) {
     // SAFETY: a live map value.
-    if unsafe { (*descriptor).kind } == FILE {
-        emit_io(call, fd, descriptor, FileOperation::Close, 0);
+    unsafe {
+        if compare_exchange(&raw mut (*descriptor).file, file, CLOSED) && (*descriptor).kind == FILE {
+            emit_io(call, fd, descriptor, FileOperation::Close, 0);
+        }
     }
-    let _ = FDS.remove(&key(call, fd));
 }
 
 #[inline(always)]

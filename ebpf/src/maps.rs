@@ -24,8 +24,8 @@ pub static FILES: LruHashMap<FileKey, FileFacts> = LruHashMap::with_max_entries(
 #[map]
 pub static SITES: Array<FunctionSite> = Array::with_max_entries(FUNCTION_SITES, 0);
 
-/// Open sockets and files written to, by tgid << 32 | fd. Descriptors that an exit closes are not deleted one by one,
-/// hence LRU; [`Descriptor::birth_ns`] tells a stale one.
+/// Open sockets and files written to, by tgid << 32 | fd. Nothing is deleted: [`Descriptor::birth_ns`] tells what another
+/// process left, [`Descriptor::file`] what was closed. Hence LRU.
 #[map]
 pub static FDS: LruHashMap<u64, Descriptor> = LruHashMap::with_max_entries(32768, 0);
 
@@ -129,9 +129,12 @@ pub struct Descriptor {
     pub read_bytes: u64,
     /// Last event about a file.
     pub reported_ns: u64,
-    /// Address of `struct file`, to tell a number that was used again; 0 when unknown.
+    /// Address of `struct file`, to tell a number that was used again; 0 when unknown, [`CLOSED`] when it was closed.
     pub file: u64,
 }
+
+/// No address.
+pub const CLOSED: u64 = u64::MAX;
 
 /// Owner of a TCP socket.
 #[repr(C)]

@@ -95,6 +95,29 @@ pub fn add(counter: *mut u64, value: u64) {
     let _ = (counter, value);
 }
 
+/// Atomically makes a map value `new` if it is `old`; whether it was (BPF_CMPXCHG, Linux 5.12).
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn compare_exchange(value: *mut u64, old: u64, new: u64) -> bool {
+    let found: u64;
+    // SAFETY: map values are aligned to 8 bytes and live while the program runs.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({value} + 0, r0, {new})",
+            inout("r0") old => found,
+            value = in(reg) value,
+            new = in(reg) new,
+        );
+    }
+    found == old
+}
+
+/// For lints on the host.
+#[cfg(not(target_arch = "bpf"))]
+pub fn compare_exchange(_value: *mut u64, old: u64, new: u64) -> bool {
+    old != new
+}
+
 /// Pointer to a record's field area.
 #[inline(always)]
 pub fn body<T>(entry: &mut RingBufEntry<T>) -> *mut T {
