@@ -22,6 +22,10 @@ const LONGEST_CALL_NS: u64 = 1_000_000_000;
 /// error shows on the socket.
 const TLS_HANDSHAKE_TIMEOUT_NS: u64 = 10_000_000_000;
 
+/// How long it dials a host, look-up included (`DefaultTransport` again), and how much of that may pass before the SYN.
+const DIAL_TIMEOUT_NS: u64 = 30_000_000_000;
+const DIAL_TO_SYN_NS: u64 = 100_000_000;
+
 /// Index of a connection in its build.
 pub type ConnectionIndex = usize;
 
@@ -392,13 +396,36 @@ impl Network {
         Some((from_ns, to_ns))
     }
 
+    /// Why a connection could not be opened, or broke.
+    pub fn failure(&self, index: ConnectionIndex) -> Option<(ErrorType, String)> {
+        let connection = &self.connections[index];
+        match connection.failure() {
+            Some((ErrorType::Cancelled, _)) if self.dial_timed_out(connection) => {
+                Some((ErrorType::TimedOut, "dial timeout".to_owned()))
+            }
+            failure => failure,
+        }
+    }
+
+    /// All that a goroutine dials in turn, one address after the other, is one dial and has one limit.
+    fn dial_timed_out(&self, connection: &TcpConnection) -> bool {
+        let dialler = (connection.pid, connection.dialler.goroutine);
+        let same = |other: &&TcpConnection| dialler.1 != 0 && (other.pid, other.dialler.goroutine) == dialler;
+        let first = self.connections.iter().find(same).unwrap_or(connection);
+        let from_ns = self.lookup_of(first).map_or(first.start_ns, |(from_ns, _)| from_ns);
+        let lasted_ns = connection.failed.as_ref().map(|(to_ns, ..)| to_ns.saturating_sub(from_ns));
+        lasted_ns >= Some(DIAL_TIMEOUT_NS - DIAL_TO_SYN_NS)
+    }
+
     /// Rows of the report.
     pub fn rows(&self, build_start_ns: u64, end_ns: u64) -> (Vec<types::Connection>, Vec<types::DnsQuery>) {
         let connections = self
             .connections
             .iter()
             .enumerate()
-            .map(|(index, connection)| connection.row(index, self.opening(index, end_ns), build_start_ns))
+            .map(|(index, connection)| {
+                connection.row(index, self.opening(index, end_ns), self.failure(index), build_start_ns)
+            })
             .collect();
         let queries = self.queries.iter().map(|query| query.row(build_start_ns, end_ns)).collect();
         (connections, queries)
@@ -473,7 +500,7 @@ impl TcpConnection {
     }
 
     /// Why it could not be opened or was broken.
-    pub fn failure(&self) -> Option<(ErrorType, String)> {
+    fn failure(&self) -> Option<(ErrorType, String)> {
         let failed = self.failed.as_ref().map(|(_, kind, text)| (*kind, text.clone()));
         failed.or_else(|| self.handshake_timed_out().then(|| (ErrorType::TimedOut, "TLS handshake timeout".to_owned())))
     }
@@ -485,11 +512,16 @@ impl TcpConnection {
         unanswered && waited_ns >= Some(TLS_HANDSHAKE_TIMEOUT_NS)
     }
 
-    fn row(&self, index: ConnectionIndex, opening: Opening, build_start_ns: u64) -> types::Connection {
+    fn row(
+        &self,
+        index: ConnectionIndex,
+        opening: Opening,
+        failure: Option<(ErrorType, String)>,
+        build_start_ns: u64,
+    ) -> types::Connection {
         let length = |span: Option<(u64, u64)>| span.map(|(from_ns, to_ns)| to_ns - from_ns);
         let established = self.established_ns.is_some();
         let known_tasks = self.dialler.goroutine != 0;
-        let failure = self.failure();
         types::Connection {
             id: index as u64 + 1,
             host: self.host(),

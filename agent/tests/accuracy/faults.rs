@@ -125,20 +125,44 @@ fn a_proxy_that_never_shakes_hands_is_timed_out_and_made_good() {
     }
     let ways: &[Way] = if is_full() { &[Way::Http2, Way::Http1] } else { &[Way::Http2] };
     for &way in ways {
-        best_of_three(&[Fallthrough, TimedOut, Parts], || never_shakes_hands(&Go::local(), way));
+        best_of_three(&[Fallthrough, TimedOut, Parts], || given_up(&Go::local(), way, Silence::Handshake));
     }
 }
 
-fn never_shakes_hands(go: &Go, way: Way) -> Ledger {
-    const LIMIT_NS: u64 = 10_000_000_000;
-    let mut ledger = Ledger::new(format_args!("{go}, {way}, A|B, A: no handshake"));
+/// A dial is given up after 30 s (`DefaultTransport` again): too long for every test run.
+#[test]
+fn a_proxy_that_never_connects_is_timed_out_and_made_good() {
+    if !privileged() {
+        return;
+    }
+    let ways: &[Way] = if is_full() { &[Way::Http2, Way::Http1, Way::Plain] } else { &[] };
+    for &way in ways {
+        best_of_three(&[Fallthrough, TimedOut, Parts], || given_up(&Go::local(), way, Silence::Connect));
+    }
+}
+
+/// What a proxy never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// Its queue of connections is full: SYNs get no answer.
+    Connect,
+    Handshake,
+}
+
+fn given_up(go: &Go, way: Way, silence: Silence) -> Ledger {
+    let (limit_ns, name) = match silence {
+        Silence::Connect => (30_000_000_000, "no connection"),
+        Silence::Handshake => (10_000_000_000, "no handshake"),
+    };
+    let mut ledger = Ledger::new(format_args!("{go}, {way}, A|B, A: {name}"));
     let lab = Lab::new(way, 4);
-    let first = Proxy::builder("silent")
-        .transport(way.transport(&lab.authority))
-        .source(lab.modules.clone())
-        .connection_rule(ConnectionRule::accept(Duration::from_secs(600)))
-        .start()
-        .expect("a proxy");
+    let builder = Proxy::builder("silent").transport(way.transport(&lab.authority)).source(lab.modules.clone());
+    let builder = match silence {
+        Silence::Connect => builder,
+        Silence::Handshake => builder.connection_rule(ConnectionRule::accept(Duration::from_secs(600))),
+    };
+    let first = builder.start().expect("a proxy");
+    let _full = (silence == Silence::Connect).then(|| first.fill_accept_queue().expect("a full queue"));
     let builder = go.environment(4).authority(&lab.authority).proxy(first.url());
     let place = Place::new(&lab, builder.proxy_after_any_error(lab.server.url()));
     // One file of each module is enough to wait for.
@@ -158,9 +182,13 @@ fn never_shakes_hands(go: &Go, way: Way) -> Ledger {
         ledger.equal(Fallthrough, what, names, expected);
         let names = (made_good.state, made_good.host.clone(), made_good.proxy_index, made_good.follows);
         ledger.equal(Fallthrough, what, names, (FetchState::Done, Some(lab.server.host()), Some(1), Some(failed.id)));
-        ledger.near(TimedOut, format_args!("{failed:?}"), failed.stages.tls_ns.unwrap_or(0), LIMIT_NS);
+        let stage_ns = match silence {
+            Silence::Connect => failed.stages.connect_ns,
+            Silence::Handshake => failed.stages.tls_ns,
+        };
+        ledger.near(TimedOut, format_args!("{failed:?}"), stage_ns.unwrap_or(0), limit_ns);
         ledger.equal(Parts, what, failed.stages.sum_ns(), failed.duration_ns);
-        ledger.equal(Parts, what, made_good.duration_ns < LIMIT_NS / 2, true);
+        ledger.equal(Parts, what, made_good.duration_ns < limit_ns / 2, true);
     }
     ledger
 }

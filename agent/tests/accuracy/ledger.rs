@@ -87,7 +87,7 @@ impl Figure {
                 "`tls` of a late handshake",
                 "from `accept`, held back, to the end of the handshake, by the server's log",
             ),
-            TimedOut => ("`tls` of a handshake that is never answered", "the go command's limit, 10 s"),
+            TimedOut => ("`connect`, `tls` of what is never answered", "the go command's limits, 30 s and 10 s"),
             FirstByte => ("`ttfb` of a delayed answer", "time that the server's log says it was held back"),
             Transfer => ("`transfer` of a body of limited rate", "time that the server's log says it was held back"),
             SumdbWait => (
@@ -119,7 +119,7 @@ impl Figure {
         match self {
             Dns | Connect | Handshake | FirstByte | Transfer | SumdbWait => Some((30_000_000, 0, 3_000_000)),
             // Its timer is a goroutine's.
-            TimedOut => Some((30_000_000, 0, 10_000_000)),
+            TimedOut => Some((30_000_000, 0, 30_000_000)),
             Compile | CompileUnwatched | Links | Vets | Durations => Some((5_000_000, 2, 1_000_000)),
             // Printed in milliseconds.
             TestRuns => Some((5_000_000, 2, 2_000_000)),

@@ -278,7 +278,7 @@ impl Download {
     pub fn ended(&mut self, at_ns: u64, pid: u32, network: &Network) {
         for attempt in self.attempts.iter_mut().filter(|attempt| attempt.pid == pid && attempt.open()) {
             let last = rows::dialled_connection(attempt, network).filter(|_| attempt.sent_ns.is_none());
-            if let Some((kind, text)) = last.and_then(|index| network.connection(index).failure()) {
+            if let Some((kind, text)) = last.and_then(|index| network.failure(index)) {
                 // What the go command closes as it exits was not refused.
                 if kind != ErrorType::Cancelled {
                     attempt.fail(at_ns, kind, Some(text));
@@ -456,15 +456,16 @@ impl Download {
 fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String)> {
     if attempt.sent_ns.is_some() {
         let connection = attempt.hops.last().map_or(attempt.connection, |hop| hop.connection)?;
-        return network.connection(connection).failure();
+        return network.failure(connection);
     }
     if attempt.goroutine == 0 {
         return None;
     }
-    network
-        .dialled_by(attempt.pid, attempt.goroutine)
-        .filter(|(_, connection)| connection.start_ns() >= attempt.asked_ns)
-        .find_map(|(_, connection)| connection.failure())
+    let dialled = network.dialled_by(attempt.pid, attempt.goroutine);
+    let own = dialled.filter(|(_, connection)| connection.start_ns() >= attempt.asked_ns);
+    let failures = own.filter_map(|(index, _)| network.failure(index));
+    // Of several addresses that never answer, each but the last is left before the dial is given up.
+    failures.min_by_key(|(kind, _)| *kind == ErrorType::Cancelled)
 }
 
 /// A request path names the subject: `…/<module>/@v/<version>.<kind>` with upper-case letters escaped.

@@ -87,7 +87,49 @@ fn a_handshake_given_up_after_ten_seconds_timed_out() {
         for requester in [1, 2] {
             closed(&mut network, closed_ns, requester);
         }
-        assert_eq!(network.connection(silent).failure().map(|(kind, _)| kind), expected);
-        assert_eq!(network.connection(open).failure(), None);
+        assert_eq!(network.failure(silent).map(|(kind, _)| kind), expected);
+        assert_eq!(network.failure(open), None);
     }
+}
+
+/// A SYN that is never answered, and the socket closed at last.
+fn given_up(network: &mut Network, kernel: u64, dialler: Task, (syn_ns, closed_ns): (u64, u64)) -> ConnectionIndex {
+    let connect = Connect {
+        kernel,
+        fd: 3,
+        result: -115,
+        syn_ns,
+        datagram: false,
+        address: IpAddr::from([192, 0, 2, 1]),
+        port: PORT,
+        local_port: 0,
+    };
+    let index = network.connect(syn_ns, dialler, &connect).unwrap();
+    let tcp = Tcp {
+        kernel,
+        change: TcpChange::Failed(0),
+        syn_ns,
+        bytes_acked: 0,
+        bytes_received: 0,
+        local_port: 0,
+        srtt_us: 0,
+        retransmits: 0,
+    };
+    network.tcp(closed_ns, &tcp);
+    index
+}
+
+#[test]
+fn a_dial_given_up_after_thirty_seconds_timed_out() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut network = Network::default();
+    let kind = |network: &Network, index| network.failure(index).map(|(kind, _)| kind);
+    let early = given_up(&mut network, 1, dialler(1), (SECOND, 30 * SECOND));
+    assert_eq!(kind(&network, early), Some(ErrorType::Cancelled));
+    let late = given_up(&mut network, 2, dialler(2), (SECOND, 31 * SECOND));
+    assert_eq!(kind(&network, late), Some(ErrorType::TimedOut));
+    // Two addresses share the time.
+    given_up(&mut network, 3, dialler(3), (SECOND, 16 * SECOND));
+    let second = given_up(&mut network, 4, dialler(3), (16 * SECOND, 31 * SECOND));
+    assert_eq!(kind(&network, second), Some(ErrorType::TimedOut));
 }
