@@ -9,7 +9,7 @@ use super::{
     state::{BuildState, subcommand},
     threads,
     tools::{Child, Purpose},
-    types::{self, LostEvents},
+    types::LostEvents,
 };
 use crate::{
     host::history::News,
@@ -445,9 +445,9 @@ impl Model {
         self.histories.take_news()
     }
 
-    /// What reached the disk of builds that were forgotten before, since the last call.
-    pub fn take_late_writes(&mut self) -> Option<types::Disk> {
-        self.late_writes.take(&self.begin.devices)
+    /// Bytes that reached the disk of builds that were forgotten before, since the last call.
+    pub fn take_late_bytes(&mut self) -> u64 {
+        self.late_writes.take_bytes()
     }
 
     /// Forgets a build and its processes, but for what it has still to write, unless somebody else exports the build.

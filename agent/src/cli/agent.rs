@@ -159,9 +159,7 @@ impl Agent {
             }
             session.model_mut().forget(id);
         }
-        if let Some(disk) = session.model_mut().take_late_writes() {
-            self.telemetry.record_late_writes(&disk);
-        }
+        self.telemetry.written_back(session.model_mut().take_late_bytes());
         history::warn(session, Talk::Report);
         if let Some(history) = &self.history {
             history::keep(session, history);

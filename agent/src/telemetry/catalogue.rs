@@ -7,7 +7,7 @@ pub use super::attribute::{Attribute, COMMANDS, ERROR_TYPES, MAX_VALUE_BYTES, OT
 use crate::build::types::DISK_LATENCY_BOUNDS_NS;
 
 /// All metrics, in the order in which they are exposed.
-pub static CATALOGUE: [&Metric; 28] = [
+pub static CATALOGUE: [&Metric; 29] = [
     &BUILD_DURATION,
     &BUILD_ACTIVE,
     &PHASE_TIME,
@@ -25,6 +25,7 @@ pub static CATALOGUE: [&Metric; 28] = [
     &DISK_OPERATION_DURATION,
     &DISK_OPERATIONS,
     &DISK_IO,
+    &DISK_WRITE_BACK,
     &DISK_WAIT_TIME,
     &BUILD_INCOMPLETE,
     &AGENT_EVENTS_RECEIVED,
@@ -323,6 +324,17 @@ pub static THREAD_TIME: Metric = Metric {
     attributes: &[Attribute::ThreadState],
     bounds: &[],
     help: "Time that threads of go commands and their tools ran, waited for a processor or slept uninterruptibly",
+    max_series: MAX_SERIES,
+};
+
+/// What no report has any more: the kernel writes pages back up to half a minute after they became dirty.
+pub static DISK_WRITE_BACK: Metric = Metric {
+    name: "gobuild.disk.write_back.io",
+    unit: Unit::Bytes,
+    instrument: Instrument::Counter,
+    attributes: &[],
+    bounds: &[],
+    help: "Bytes of files of builds that reached the disk in the minute after their report, and are not in gobuild.disk.io",
     max_series: MAX_SERIES,
 };
 

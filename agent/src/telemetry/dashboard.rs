@@ -365,7 +365,10 @@ fn disk() -> Vec<Panel> {
             description: "Bytes per second that go builds read from and wrote to block devices; writes are charged to the build that wrote the file.",
             unit: "Bps",
             view: View::Lines,
-            targets: vec![(rate(&catalogue::DISK_IO, "", "", &by), legend(&by))],
+            targets: vec![
+                (rate(&catalogue::DISK_IO, "", "", &by), legend(&by)),
+                (rate(&catalogue::DISK_WRITE_BACK, "", "", &[]), "written back later".to_owned()),
+            ],
         },
         Panel {
             title: "Disk operations and waiting",

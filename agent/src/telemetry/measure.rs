@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Labels;
 use super::catalogue::{self, Attribute, Metric, OTHER};
 use crate::build::types::{
-    Build, CacheResult, Connection, Disk, DiskDirection, ErrorType, Fetch, FetchKind, FetchState, ToolRun,
+    Build, CacheResult, Connection, DiskDirection, ErrorType, Fetch, FetchKind, FetchState, ToolRun,
 };
 
 /// One measurement, in raw units.
@@ -66,9 +66,7 @@ pub fn of_build(build: &Build, mut emit: impl FnMut(&'static Metric, Labels, Mea
         );
     }
     of_threads(build, &mut emit);
-    if let Some(disk) = &build.disk {
-        of_disk(disk, &mut emit);
-    }
+    of_disk(build, &mut emit);
 }
 
 /// The value of `gobuild.command` for a subcommand as typed.
@@ -240,8 +238,8 @@ fn of_threads(build: &Build, emit: &mut impl FnMut(&'static Metric, Labels, Meas
     }
 }
 
-/// What a build did to disks, or a part of that.
-pub fn of_disk(disk: &Disk, emit: &mut impl FnMut(&'static Metric, Labels, Measurement<'_>)) {
+fn of_disk(build: &Build, emit: &mut impl FnMut(&'static Metric, Labels, Measurement<'_>)) {
+    let Some(disk) = &build.disk else { return };
     if let Some(wait_ns) = disk.io_wait_ns {
         emit(&catalogue::DISK_WAIT_TIME, Labels::new(), Measurement::Add(wait_ns));
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Labels;
 use super::catalogue::{self, Attribute, CATALOGUE, Instrument, MAX_VALUE_BYTES, Metric, OTHER, Values};
 use super::measure::{self, Measurement};
-use crate::build::types::{Build, Disk};
+use crate::build::types::Build;
 
 /// The agent's metrics and its state of health; shared by everything that feeds or reads them.
 #[derive(Debug)]
@@ -132,6 +132,7 @@ impl Telemetry {
             store.add(&catalogue::MODULE_CACHE_REQUESTS, Labels::new().with(Attribute::CacheResult, result), 0);
         }
         store.add(&catalogue::DISK_WAIT_TIME, Labels::new(), 0);
+        store.add(&catalogue::DISK_WRITE_BACK, Labels::new(), 0);
         store.add(&catalogue::BUILD_INCOMPLETE, Labels::new(), 0);
         store.add(&catalogue::AGENT_EVENTS_RECEIVED, Labels::new(), 0);
         for signal in ["traces", "metrics"] {
@@ -180,10 +181,11 @@ impl Telemetry {
         measure::of_build(build, |metric, labels, measurement| store.record(metric, labels, measurement));
     }
 
-    /// Takes in what reached the disk of builds that were taken in before.
-    pub fn record_late_writes(&self, disk: &Disk) {
-        let mut store = self.store();
-        measure::of_disk(disk, &mut |metric, labels, measurement| store.record(metric, labels, measurement));
+    /// So many bytes reached the disk of builds that were taken in before.
+    pub fn written_back(&self, bytes: u64) {
+        if bytes > 0 {
+            self.store().add(&catalogue::DISK_WRITE_BACK, Labels::new(), bytes);
+        }
     }
 
     /// Sets the agent's own figures; the last call counts.

@@ -52,17 +52,6 @@ impl Figure {
     }
 }
 
-impl Figure {
-    /// As [`Self::check`], of an agent that saw the builds: what reaches the disk after a report is in the metrics alone.
-    pub fn check_of_agent(&self, shown: f64, by: &str) {
-        if self.matching.contains(&(Attribute::DiskIoDirection, "write".to_owned())) {
-            assert!(shown >= self.value - 5e-5, "{by} shows {shown} for {self:?}");
-        } else {
-            self.check(shown, by);
-        }
-    }
-}
-
 /// Builder of figures: a figure for each metric, part and set of attributes.
 #[derive(Default)]
 struct Figures(BTreeMap<Key, (&'static Metric, u64)>);

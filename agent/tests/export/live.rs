@@ -115,7 +115,7 @@ fn what_the_agent_keeps_of_real_builds_is_what_it_exports() {
     let documents = builds(kept.path());
     prometheus.wait_for("sum(gobuild_build_duration_seconds_count)", documents.len() as f64);
     for figure in figures::of_builds(&documents) {
-        figure.check_of_agent(prometheus.value(&figure.promql()), "Prometheus");
+        figure.check(prometheus.value(&figure.promql()), "Prometheus");
     }
     let fetched = documents.iter().flat_map(|build| build["modules"].as_array().unwrap());
     let bytes: u64 = fetched.filter_map(|module| module["bytes"].as_u64()).sum();
@@ -138,7 +138,7 @@ fn what_the_agent_keeps_of_real_builds_is_what_it_exports() {
     let documents = builds(kept.path());
     let received = collector.stop();
     for figure in figures::of_builds(&documents) {
-        figure.check_of_agent(received.figure(&figure), "the collector");
+        figure.check(received.figure(&figure), "the collector");
     }
     for build in &documents {
         let spans: Vec<_> = received.spans.iter().filter(|span| build["trace_id"] == span.trace_id.as_str()).collect();

@@ -201,7 +201,7 @@ fn a_build_is_exported_once_and_joins_the_trace_of_its_job() {
     let counted: Vec<Value> = documents.into_iter().filter(|build| !left_out(&build["pid"])).collect();
     assert!(counted.len() >= 4, "{counted:#?}");
     for figure in figures::of_builds(&counted) {
-        figure.check_of_agent(received.figure(&figure), "the collector");
+        figure.check(received.figure(&figure), "the collector");
     }
 }
 
