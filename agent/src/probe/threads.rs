@@ -7,6 +7,9 @@ use gobuild_trace_common::{OffCpu, OnCpu, ThreadTimes};
 
 use super::wire::Wire;
 
+/// Beyond it a sample is taken as it is: processors that switch so often run nothing for long.
+const ATTEMPTS: usize = 16;
+
 /// The sums of processes, and what their threads do right now.
 pub(super) struct Threads {
     times: HashMap<MapData, u32, Wire<ThreadTimes>>,
@@ -23,27 +26,45 @@ impl Threads {
         Self { times, on_cpu, off_cpu }
     }
 
-    /// Sums by process. What is under way is read first: a switch in between makes it count twice, until the next sample,
-    /// rather than not at all.
+    /// Sums by process, what is under way included.
     pub(super) fn sample(&self, now_ns: u64) -> BTreeMap<u32, ThreadTimes> {
-        let mut under_way: BTreeMap<u32, ThreadTimes> = BTreeMap::new();
-        if let Ok(processors) = self.on_cpu.get(&0, 0) {
-            for Wire(running) in processors.iter().filter(|Wire(on_cpu)| on_cpu.tgid != 0) {
-                entry(&mut under_way, running.tgid).running_ns += now_ns.saturating_sub(running.since_ns);
+        let mut running = self.running();
+        let mut sums = self.read(&running, now_ns);
+        // A switch while they are read moves a run from one map to the other: it would count twice until the next sample.
+        for _ in 0..ATTEMPTS {
+            let after = self.running();
+            if after == running {
+                break;
             }
+            sums = self.read(&after, now_ns);
+            running = after;
+        }
+        sums
+    }
+
+    /// What each processor runs of the tracked processes, and since when.
+    fn running(&self) -> Vec<(u32, u64)> {
+        let since = |&Wire(OnCpu { tgid, since_ns, .. }): &Wire<OnCpu>| (tgid, if tgid == 0 { 0 } else { since_ns });
+        self.on_cpu.get(&0, 0).map(|values| values.iter().map(since).collect()).unwrap_or_default()
+    }
+
+    fn read(&self, running: &[(u32, u64)], now_ns: u64) -> BTreeMap<u32, ThreadTimes> {
+        let mut sums: BTreeMap<u32, ThreadTimes> = BTreeMap::new();
+        for &(tgid, since_ns) in running.iter().filter(|(tgid, _)| *tgid != 0) {
+            entry(&mut sums, tgid).running_ns += now_ns.saturating_sub(since_ns);
         }
         for (_, Wire(waiting)) in self.off_cpu.iter().filter_map(Result::ok) {
-            let times = entry(&mut under_way, waiting.tgid);
+            let times = entry(&mut sums, waiting.tgid);
             let waited_ns = now_ns.saturating_sub(waiting.since_ns);
             *(if waiting.blocked == 1 { &mut times.blocked_ns } else { &mut times.runnable_ns }) += waited_ns;
         }
         for (tgid, Wire(done)) in self.times.iter().filter_map(Result::ok) {
-            let times = entry(&mut under_way, tgid);
+            let times = entry(&mut sums, tgid);
             times.running_ns += done.running_ns;
             times.runnable_ns += done.runnable_ns;
             times.blocked_ns += done.blocked_ns;
         }
-        under_way
+        sums
     }
 }
 
