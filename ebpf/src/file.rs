@@ -1,6 +1,6 @@
 //! Paths and files written to.
 
-use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
+use aya_ebpf::helpers::generated::bpf_probe_read_user_str;
 use gobuild_trace_common::{
     DropReason, FileIo, FileOperation, Kind, PATH_LARGE, PATH_SMALL, PathHead, PathLarge, PathOperation, PathSmall,
     Role, STDERR_TEXT, Stderr,
@@ -8,7 +8,7 @@ use gobuild_trace_common::{
 
 use crate::{
     arch::number,
-    kernel::{file_of, identify, offset, page_inode, read_or_zero, setting},
+    kernel::{file_of, identify, offset, page_inode, read_at_most, read_or_zero, setting},
     maps::{CLOSED, Descriptor, FDS, FILE, INODES, Inode, SOCKET},
     record::{Urgency, add, body, compare_exchange, lost, reserve, submit},
     socket,
@@ -327,17 +327,12 @@ fn stderr(call: &Call) {
     let goroutine = call.goroutine();
     let Some(mut entry) = reserve::<Stderr>(Kind::Stderr, &call.who, &goroutine) else { return };
     let record = body(&mut entry);
-    let mut used = call.result as u64;
-    if used > STDERR_TEXT as u64 {
-        used = STDERR_TEXT as u64;
-    }
-    // SAFETY: the reservation is writable and of this size; the helper checks the address.
+    // SAFETY: the reservation is writable and of this size.
     unsafe {
-        let failed =
-            bpf_probe_read_user((&raw mut (*record).text).cast(), used as u32, call.registers.second() as *const _)
-                != 0;
+        let text = (&raw mut (*record).text).cast();
+        let used = read_at_most::<STDERR_TEXT>(text, call.result as u64, call.registers.second());
         (*record).written = call.result as u32;
-        (*record).used = if failed { 0 } else { used as u32 };
+        (*record).used = used.unwrap_or(0);
     }
     submit(entry, Urgency::Batch);
 }

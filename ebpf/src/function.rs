@@ -18,7 +18,7 @@ use gobuild_trace_common::{
 use crate::{
     arch::Registers,
     goroutine::Goroutine,
-    kernel::read_user,
+    kernel::{read_at_most, read_user},
     maps::{PROCS, SITES},
     process,
     record::{Urgency, Who, body, lost, reserve, submit},
@@ -212,7 +212,7 @@ unsafe fn text<const SLOT: usize>(
     }
     // SAFETY: the caller's.
     unsafe {
-        match process::read_at_most::<SLOT>(slot, length, from) {
+        match read_at_most::<SLOT>(slot, length, from) {
             Some(used) => {
                 (*call).lengths[index] = used as u16;
                 if length > SLOT as u64 {

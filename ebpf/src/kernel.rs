@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user,
-    generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
+    generated::{bpf_probe_read_kernel as bpf_probe_read_kernel_raw, bpf_probe_read_user as bpf_probe_read_user_raw},
 };
 use gobuild_trace_common::{ABSENT, Offsets, Settings};
 
@@ -130,4 +130,21 @@ pub fn identify(inode: u64) -> Option<Inode> {
         device: read(sb, offset!(sb_dev))?,
         generation: read(inode, offset!(inode_generation)).unwrap_or(0),
     })
+}
+
+/// Reads the first `bytes` at `from` of the process's memory, at most `LIMIT` (a power of two), and returns how many;
+/// `None` when they could not be read.
+///
+/// The mask repeats what the comparison says in a form that bounds the very register: the verifier of Linux 6.1 forgets
+/// the outcome of a comparison for the copy of the value that the compiler had put on the stack before it.
+///
+/// # Safety
+/// `to` must be good for `LIMIT` bytes.
+#[inline(always)]
+pub unsafe fn read_at_most<const LIMIT: usize>(to: *mut core::ffi::c_void, bytes: u64, from: u64) -> Option<u32> {
+    const { assert!(LIMIT.is_power_of_two()) };
+    let used = if bytes >= LIMIT as u64 { LIMIT as u64 } else { core::hint::black_box(bytes) & (LIMIT as u64 - 1) };
+    // SAFETY: `used` is at most LIMIT; the helper checks the address it reads.
+    let failed = unsafe { bpf_probe_read_user_raw(to, used as u32, from as *const _) } != 0;
+    if failed { None } else { Some(used as u32) }
 }

@@ -3,8 +3,7 @@
 use aya_ebpf::{
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_current_uid_gid,
-        bpf_ktime_get_ns, bpf_task_pt_regs,
-        generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
+        bpf_ktime_get_ns, bpf_task_pt_regs, generated::bpf_probe_read_kernel_str,
     },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
@@ -17,7 +16,7 @@ use gobuild_trace_common::{
 use crate::{
     arch::Registers,
     goroutine::Goroutine,
-    kernel::{current_task, identify, offset, read, read_or_zero, read_user, setting},
+    kernel::{current_task, identify, offset, read, read_at_most, read_or_zero, read_user, setting},
     maps::{FILES, PROCS, Process},
     record::{Urgency, Who, body, lost, reserve, submit},
     scheduler,
@@ -236,23 +235,6 @@ fn emit_exec(facts: &ExecFacts) {
     } else {
         fill_exec::<EXEC_ARGS_LARGE>(facts, Kind::ExecLarge, mm, args_start, args_bytes);
     }
-}
-
-/// Reads the first `bytes` at `from` of the process's memory, at most `LIMIT` (a power of two), and returns how many;
-/// `None` when they could not be read.
-///
-/// The mask repeats what the comparison says in a form that bounds the very register: the verifier of Linux 6.1 forgets
-/// the outcome of a comparison for the copy of the value that the compiler had put on the stack before it.
-///
-/// # Safety
-/// `to` must be good for `LIMIT` bytes.
-#[inline(always)]
-pub unsafe fn read_at_most<const LIMIT: usize>(to: *mut core::ffi::c_void, bytes: u64, from: u64) -> Option<u32> {
-    const { assert!(LIMIT.is_power_of_two()) };
-    let used = if bytes >= LIMIT as u64 { LIMIT as u64 } else { core::hint::black_box(bytes) & (LIMIT as u64 - 1) };
-    // SAFETY: `used` is at most LIMIT; the helper checks the address it reads.
-    let failed = unsafe { bpf_probe_read_user(to, used as u32, from as *const _) } != 0;
-    if failed { None } else { Some(used as u32) }
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use gobuild_trace_common::{
 use crate::{
     file::{close_reused, descriptor, key},
     goroutine::Goroutine,
-    kernel::{file_of, offset, read as read_kernel, read_or_zero, read_user},
+    kernel::{file_of, offset, read as read_kernel, read_at_most, read_or_zero, read_user},
     maps::{Descriptor, FDS, PROCS, SEEN, SOCKET, SOCKS, SeenKey, SocketOwner},
     record::{Urgency, Who, add, body, lost, reserve, submit},
     syscall::Call,
@@ -354,29 +354,23 @@ fn emit(call: &Call, descriptor: *mut Descriptor, goroutine: &Goroutine, facts: 
     let Some(mut entry) = reserve::<SocketIo>(Kind::SocketIo, &call.who, goroutine) else { return };
     let io = body(&mut entry);
     let head: u32 = if call.result >= 4 { read_user(facts.buffer).unwrap_or(0) } else { 0 };
-    // SAFETY: the reservation is writable and of this size, the descriptor a live map value; the helper checks the
-    // address.
+    // SAFETY: the reservation is writable and of this size, the descriptor a live map value.
     unsafe {
-        let mut used = call.result as u64;
+        let bytes = call.result as u64;
         let limit = if (*descriptor).socket_type == SOCK_DGRAM || is_plain_text(head) {
             SOCKET_PAYLOAD as u64
         } else {
             RECORD_HEADER
         };
-        if used > limit {
-            used = limit;
-        }
-        if used > SOCKET_PAYLOAD as u64 {
-            used = SOCKET_PAYLOAD as u64;
-        }
-        let failed = bpf_probe_read_user((&raw mut (*io).payload).cast(), used as u32, facts.buffer as *const _) != 0;
+        let wanted = if bytes > limit { limit } else { bytes };
+        let used = read_at_most::<SOCKET_PAYLOAD>((&raw mut (*io).payload).cast(), wanted, facts.buffer);
         (*io).socket = (*descriptor).socket;
         (*io).connected_ns = (*descriptor).opened_ns;
         (*io).fd = facts.fd as i32;
         (*io).bytes = call.result as u32;
         (*io).direction = facts.direction as u8;
         (*io).first = facts.first;
-        (*io).used = if failed { 0 } else { used as u16 };
+        (*io).used = used.unwrap_or(0) as u16;
         (*io).local_port = (*descriptor).local_port;
         (*io).socket_type = (*descriptor).socket_type;
         (*io).total_bytes = facts.total;
