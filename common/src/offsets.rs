@@ -104,6 +104,7 @@ offsets! {
     sock_v6_daddr: "sock"."__sk_common.skc_v6_daddr",
     sock_v6_rcv_saddr: "sock"."__sk_common.skc_v6_rcv_saddr",
     sock_err: "sock"."sk_err",
+    sock_shutdown: "sock"."sk_shutdown",
     tcp_bytes_acked: "tcp_sock"."bytes_acked",
     tcp_bytes_received: "tcp_sock"."bytes_received",
     tcp_srtt_us: "tcp_sock"."srtt_us",

@@ -50,14 +50,16 @@ wire! {
         pub socket: u64,
         /// Descriptor at connect; -1 when `connect` has not returned yet.
         pub fd: i32,
-        /// `sk_err` (errno) at a failure.
+        /// `sk_err` (errno) at a failure; 0 also where the process took it before (`getsockopt(SO_ERROR)` takes no lock).
         pub error: u32,
         /// Linux TCP state before (1 established, 2 SYN sent, 7 closed, …).
         pub old_state: u8,
         /// And after.
         pub new_state: u8,
+        /// `sk_shutdown`: bit 0 no more is received, bit 1 no more is sent. `close` sets both before anything else.
+        pub shutdown: u8,
         /// Zero.
-        pub _pad: [u8; 6],
+        pub _pad: [u8; 5],
         /// SYN sent.
         pub syn_ns: u64,
         /// Payload acknowledged by the peer.

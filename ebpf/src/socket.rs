@@ -191,7 +191,8 @@ fn tcp_state(sock: u64, old: i32, new: i32, owner: &SocketOwner) {
         (*state).error = read_or_zero(sock, offset!(sock_err));
         (*state).old_state = old as u8;
         (*state).new_state = new as u8;
-        (*state)._pad = [0; 6];
+        (*state).shutdown = read_or_zero(sock, offset!(sock_shutdown));
+        (*state)._pad = [0; 5];
         (*state).syn_ns = owner.syn_ns;
         (*state).bytes_acked = read_or_zero(sock, offset!(tcp_bytes_acked));
         (*state).bytes_received = read_or_zero(sock, offset!(tcp_bytes_received));

@@ -38,7 +38,7 @@ pub struct Network {
     /// (process, descriptor) → newest connection there, for kernels that do not give the address.
     by_descriptor: HashMap<(u32, i32), ConnectionIndex>,
     /// State changes that came before `connect` returned: over loopback the handshake ends inside the call.
-    early: HashMap<u64, (u64, Tcp)>,
+    early: HashMap<u64, Vec<(u64, Tcp)>>,
     name_servers: HashMap<(u32, i32), IpAddr>,
     queries: Vec<Query>,
 }
@@ -113,16 +113,19 @@ impl Network {
             }
             return None;
         }
-        let early = self.early.remove(&connect.kernel).filter(|(early_ns, tcp)| {
-            // A SYN that is refused inside the call leaves no socket for the call's return to look up.
-            let refused = connect.syn_ns == 0
-                && connect.kernel != 0
-                && connect.result == EINPROGRESS
-                && matches!(tcp.change, TcpChange::Failed(_))
-                && at_ns.saturating_sub(*early_ns) < LONGEST_CALL_NS;
-            tcp.syn_ns == connect.syn_ns || refused
+        let early = self.early.remove(&connect.kernel).filter(|changes| {
+            changes.last().is_some_and(|(early_ns, tcp)| {
+                // What is refused or reset inside the call leaves no socket for the call's return to look up.
+                let gone = connect.syn_ns == 0
+                    && connect.kernel != 0
+                    && [0, EINPROGRESS].contains(&connect.result)
+                    && matches!(tcp.change, TcpChange::Failed(_) | TcpChange::Closed(_))
+                    && at_ns.saturating_sub(*early_ns) < LONGEST_CALL_NS;
+                tcp.syn_ns == connect.syn_ns || gone
+            })
         });
-        let syn_ns = early.as_ref().map_or(connect.syn_ns, |(_, tcp)| tcp.syn_ns);
+        let early = early.unwrap_or_default();
+        let syn_ns = early.first().map_or(connect.syn_ns, |(_, tcp)| tcp.syn_ns);
         let start_ns = if syn_ns == 0 { at_ns } else { syn_ns };
         let index = self.connections.len();
         let mut connection = TcpConnection {
@@ -154,8 +157,8 @@ impl Network {
         if connect.result < 0 && connect.result != EINPROGRESS {
             connection.fail(at_ns, connect.result.unsigned_abs());
         }
-        if let Some((early_ns, tcp)) = early {
-            connection.change(early_ns, &tcp);
+        for (early_ns, tcp) in &early {
+            connection.change(*early_ns, tcp);
         }
         self.connections.push(connection);
         if connect.kernel != 0 {
@@ -171,7 +174,10 @@ impl Network {
         match known {
             Some(connection) if connection.start_ns == tcp.syn_ns || tcp.syn_ns == 0 => connection.change(at_ns, tcp),
             _ => {
-                self.early.insert(tcp.kernel, (at_ns, tcp.clone()));
+                let changes = self.early.entry(tcp.kernel).or_default();
+                // The address may be another socket's by now.
+                changes.retain(|(_, earlier)| earlier.syn_ns == tcp.syn_ns);
+                changes.push((at_ns, tcp.clone()));
             }
         }
     }

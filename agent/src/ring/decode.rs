@@ -11,8 +11,8 @@ use zerocopy::FromBytes;
 use super::{
     call, content,
     event::{
-        Block, Body, Connect, Event, Exec, Exit, FileEvent, FileOperation, Inode, LockEvent, PathEvent, PathOperation,
-        SocketEvent, SocketId, Status, Task, Tcp, TcpChange, ThreadTimes, Wait,
+        Block, Body, Connect, ERRNO_TAKEN, Event, Exec, Exit, FileEvent, FileOperation, Inode, LockEvent, PathEvent,
+        PathOperation, SocketEvent, SocketId, Status, Task, Tcp, TcpChange, ThreadTimes, Wait,
     },
 };
 use crate::host::redact;
@@ -277,10 +277,20 @@ fn inode(device: u32, number: u64, generation: u32) -> Option<Inode> {
 fn tcp_event(state: &wire::TcpState) -> Tcp {
     const TCP_ESTABLISHED: u8 = 1;
     const TCP_SYN_SENT: u8 = 2;
-    let change = match (state.old_state, state.new_state) {
-        (TCP_SYN_SENT, TCP_ESTABLISHED) => TcpChange::Established,
-        (TCP_SYN_SENT, _) => TcpChange::Failed(state.error),
-        _ => TcpChange::Closed(state.error),
+    const TCP_CLOSE: u8 = 7;
+    const SHUTDOWN_MASK: u8 = 3;
+    const ECONNRESET: u32 = 104;
+    let own = state.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK;
+    // `tcp_reset` sets `sk_err` and then the state; a `getsockopt(SO_ERROR)` in between, by which net.Dial asks how its
+    // connect went, leaves 0. A reset is what ends a connection this early.
+    let change = match (state.old_state, state.new_state, state.error) {
+        (TCP_SYN_SENT, TCP_ESTABLISHED, _) => TcpChange::Established,
+        (TCP_SYN_SENT, _, 0) if !own => TcpChange::Failed(ERRNO_TAKEN),
+        (TCP_SYN_SENT, _, error) => TcpChange::Failed(error),
+        (_, TCP_CLOSE, 0) if !own => TcpChange::Closed(ECONNRESET),
+        // What the peer answers to a connection that was closed breaks nothing.
+        (_, _, _) if own => TcpChange::Closed(0),
+        (_, _, error) => TcpChange::Closed(error),
     };
     Tcp {
         kernel: state.socket,
@@ -331,5 +341,38 @@ fn wait_status(status: u32) -> Status {
     match status & 0x7f {
         0 => Status::Code(((status >> 8) & 0xff) as i32),
         signal => Status::Signal(signal as i32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn who_ended_a_connection_is_told_by_what_it_still_wanted() {
+        use TcpChange::{Closed, Established, Failed};
+        const BOTH: u8 = 3;
+        // (old, new, sk_shutdown, sk_err): states as `enum` in net/tcp_states.h.
+        let cases = [
+            ((2, 1, 0, 0), Established),
+            ((2, 7, 0, 111), Failed(111)),
+            ((2, 7, 0, 0), Failed(ERRNO_TAKEN)),
+            ((2, 7, BOTH, 0), Failed(0)),
+            ((1, 7, 0, 104), Closed(104)),
+            ((1, 7, 0, 0), Closed(104)),
+            // Closed with something unread.
+            ((1, 7, BOTH, 0), Closed(0)),
+            ((1, 4, BOTH, 0), Closed(0)),
+            // The peer answers with a reset to what was closed before.
+            ((5, 7, BOTH, 104), Closed(0)),
+            // It closed first, and answers what is written after that with a reset.
+            ((8, 7, 1, 32), Closed(32)),
+        ];
+        for ((old_state, new_state, shutdown, error), change) in cases {
+            let state = wire::TcpState { old_state, new_state, shutdown, error, ..FromZeros::new_zeroed() };
+            assert_eq!(tcp_event(&state).change, change, "{old_state} {new_state} {shutdown} {error}");
+        }
     }
 }

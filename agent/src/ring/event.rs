@@ -407,11 +407,14 @@ pub struct Tcp {
 pub enum TcpChange {
     /// The handshake is complete.
     Established,
-    /// The handshake failed; errno.
+    /// The handshake failed; errno, 0 where the process gave it up, or [`ERRNO_TAKEN`].
     Failed(u32),
-    /// An established connection ended; errno, 0 for an orderly end.
+    /// An established connection ended; errno, 0 where the process closed it.
     Closed(u32),
 }
+
+/// The errno of a failure of which nothing is known but that it was one.
+pub const ERRNO_TAKEN: u32 = u32::MAX;
 
 /// Payload moved on a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

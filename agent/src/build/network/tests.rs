@@ -1,5 +1,5 @@
 use super::*;
-use crate::ring::event::SocketId;
+use crate::ring::event::{ERRNO_TAKEN, SocketId};
 
 const PORT: u16 = 443;
 
@@ -52,16 +52,12 @@ fn wrote(network: &mut Network, at_ns: u64, requester: u64, content: Content, to
 }
 
 fn closed(network: &mut Network, at_ns: u64, requester: u64) {
-    let tcp = Tcp {
-        kernel: requester,
-        change: TcpChange::Closed(0),
-        syn_ns: 0,
-        bytes_acked: 0,
-        bytes_received: 0,
-        local_port: 0,
-        srtt_us: 0,
-        retransmits: 0,
-    };
+    changed(network, at_ns, (requester, 0), TcpChange::Closed(0));
+}
+
+fn changed(network: &mut Network, at_ns: u64, (kernel, syn_ns): (u64, u64), change: TcpChange) {
+    let tcp =
+        Tcp { kernel, change, syn_ns, bytes_acked: 0, bytes_received: 0, local_port: 0, srtt_us: 0, retransmits: 0 };
     network.tcp(at_ns, &tcp);
 }
 
@@ -105,17 +101,7 @@ fn given_up(network: &mut Network, kernel: u64, dialler: Task, (syn_ns, closed_n
         local_port: 0,
     };
     let index = network.connect(syn_ns, dialler, &connect).unwrap();
-    let tcp = Tcp {
-        kernel,
-        change: TcpChange::Failed(0),
-        syn_ns,
-        bytes_acked: 0,
-        bytes_received: 0,
-        local_port: 0,
-        srtt_us: 0,
-        retransmits: 0,
-    };
-    network.tcp(closed_ns, &tcp);
+    changed(network, closed_ns, (kernel, syn_ns), TcpChange::Failed(0));
     index
 }
 
@@ -132,4 +118,37 @@ fn a_dial_given_up_after_thirty_seconds_timed_out() {
     given_up(&mut network, 3, dialler(3), (SECOND, 16 * SECOND));
     let second = given_up(&mut network, 4, dialler(3), (16 * SECOND, 31 * SECOND));
     assert_eq!(kind(&network, second), Some(ErrorType::TimedOut));
+}
+
+/// A listener on the same machine answers while the call is still on its way back.
+#[test]
+fn what_happens_within_the_call_is_not_lost() {
+    const ECONNRESET: u32 = 104;
+    const ECONNREFUSED: u32 = 111;
+    let changes: [(&[TcpChange], _, _); 3] = [
+        (&[TcpChange::Established, TcpChange::Closed(ECONNRESET)], Some((100, 110)), ErrorType::Reset),
+        (&[TcpChange::Failed(ECONNREFUSED)], Some((100, 110)), ErrorType::ConnectionRefused),
+        (&[TcpChange::Failed(ERRNO_TAKEN)], Some((100, 110)), ErrorType::Other),
+    ];
+    for (changes, opened, error) in changes {
+        let mut network = Network::default();
+        for (at_ns, change) in (110..).step_by(10).zip(changes) {
+            changed(&mut network, at_ns, (7, 100), *change);
+        }
+        // The socket was gone, and with it the time of its SYN.
+        let connect = Connect {
+            kernel: 7,
+            fd: 3,
+            result: -115,
+            syn_ns: 0,
+            datagram: false,
+            address: IpAddr::from([127, 0, 0, 1]),
+            port: PORT,
+            local_port: 0,
+        };
+        let index = network.connect(200, dialler(1), &connect).unwrap();
+        assert_eq!(network.connections[index].start_ns(), 100);
+        assert_eq!(network.opening(index, 300).connect, opened);
+        assert_eq!(network.failure(index).map(|(kind, _)| kind), Some(error));
+    }
 }
