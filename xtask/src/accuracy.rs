@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::process::{cargo, read, run};
 use crate::setup::Requirement;
+use crate::test::{Threads, test_arguments};
 use crate::workspace::{Workspace, is_root};
 
 const PAGE: &str = "docs/accuracy.md";
@@ -27,10 +28,9 @@ pub struct AccuracyArgs {
 
 /// Runs the tests, which append what they find to `figures`.
 fn run_tests(workspace: &Workspace, args: &AccuracyArgs, figures: &Path) -> Result<()> {
-    run(cargo(workspace)?.args(["build", "--quiet", "-p", "testkit", "-p", "gobuild-trace"]))?;
     let mut tests = cargo(workspace)?;
-    tests.args(["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "accuracy", "--"]);
-    tests.args(&args.again).args(["--nocapture", "--test-threads=1"]).env("GOBUILD_TRACE_ACCURACY_FILE", figures);
+    tests.args(test_arguments(&["accuracy"], Threads::One)).args(&args.again);
+    tests.env("GOBUILD_TRACE_ACCURACY_FILE", figures);
     tests.env("GOBUILD_TRACE_ACCURACY", if args.subset { "subset" } else { "full" });
     run(&mut tests)
 }

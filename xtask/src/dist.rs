@@ -86,7 +86,8 @@ fn pack(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
     Ok((binary, tarball))
 }
 
-fn build(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the static binary.
+pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     // `--target` keeps the flag away from build scripts and procedural macros, which cannot be linked statically.
     run(cargo(workspace)?
         .args(["build", "--quiet", "--locked", "--package", BINARY, "--profile", "dist", "--target", TARGET])

@@ -18,7 +18,8 @@ use crate::process::{Ended, cargo, display, end_children_on_interrupt, read_log,
 use crate::setup::Requirement;
 use crate::workspace::{Workspace, is_ci, is_root};
 use counts::Counts;
-use stages::{Action, Privileges, STAGES, Stage};
+use stages::{Privileges, STAGES, Stage, Step};
+pub use stages::{Threads, test_arguments};
 
 /// Lines of a failing stage's log that are shown; the whole stands in the file.
 const SHOWN_LINES: usize = 300;
@@ -47,7 +48,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<ExitCode> {
     std::fs::create_dir_all(&logs)?;
     let mut total = Counts::default();
     let mut met = vec![Requirement::Bpf];
-    for stage in chosen.into_iter().filter(|stage| stage.is_present(workspace)) {
+    for stage in chosen {
         total += run_stage(workspace, stage, &mut met, &logs.join(format!("{}.log", stage.name)))?;
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
@@ -111,11 +112,12 @@ fn run_actions(workspace: &Workspace, stage: &Stage, met: &mut Vec<Requirement>,
         }
     }
     let mut failures = Vec::new();
-    for step in stage.steps.iter().filter(|step| step.is_present(workspace)) {
-        let outcome = match step.action {
-            Action::Cargo(arguments) => run_cargo(workspace, stage, arguments, log),
-            Action::Check(check) => check(workspace),
-            Action::Task(task) => task(workspace, log),
+    for step in stage.steps {
+        let outcome = match step {
+            Step::Cargo(arguments) => run_cargo(workspace, stage, arguments, log),
+            Step::Tests { names, threads } => run_cargo(workspace, stage, &test_arguments(names, *threads), log),
+            Step::Check(check) => check(workspace),
+            Step::Task(task) => task(workspace, log),
         };
         // The other steps still say something: all lints and all tests of a stage in one run.
         if let Err(error) = outcome {

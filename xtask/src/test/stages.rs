@@ -39,48 +39,50 @@ pub enum Privileges {
 
 /// A part of a stage.
 #[derive(Debug)]
-pub struct Step {
-    /// What to do.
-    pub action: Action,
-    /// A file of the repository without which there is nothing to do yet.
-    pub file: Option<&'static str>,
-}
-
-/// What a step does.
-#[derive(Debug)]
-pub enum Action {
+pub enum Step {
     /// Cargo with these arguments.
     Cargo(&'static [&'static str]),
+    /// Integration tests.
+    Tests {
+        /// Files in `tests` of the agent or the testkit.
+        names: &'static [&'static str],
+        /// Side by side, or one after the other.
+        threads: Threads,
+    },
     /// A check that says what is wrong.
     Check(fn(&Workspace) -> Result<()>),
     /// One of our own tasks, writing to the stage's log.
     Task(fn(&Workspace, &mut File) -> Result<()>),
 }
 
-impl Stage {
-    /// Whether there is anything to run.
-    pub fn is_present(&self, workspace: &Workspace) -> bool {
-        self.steps.iter().any(|step| step.is_present(workspace))
+/// How many tests of a file run at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// As many as there are processors.
+    All,
+    /// They measure time, or share the kernel's programs.
+    One,
+}
+
+/// What cargo is told to run integration tests.
+pub fn test_arguments(names: &[&'static str], threads: Threads) -> Vec<&'static str> {
+    let mut arguments = vec!["test", "--no-fail-fast"];
+    // Not one package: cargo would choose the features of the libraries for it alone, and build them again.
+    arguments.extend(MEMBERS);
+    arguments.extend(names.iter().flat_map(|name| ["--test", name]));
+    arguments.extend(["--", "--nocapture"]);
+    match threads {
+        Threads::All => {}
+        Threads::One => arguments.push("--test-threads=1"),
     }
+    arguments
 }
 
-impl Step {
-    /// Whether its file is there.
-    pub fn is_present(&self, workspace: &Workspace) -> bool {
-        self.file.is_none_or(|file| workspace.root.join(file).exists())
-    }
-}
+/// All that is built for the host.
+const MEMBERS: [&str; 3] = ["--workspace", "--exclude", "gobuild-trace-ebpf"];
 
-const fn cargo(arguments: &'static [&'static str]) -> Step {
-    Step { action: Action::Cargo(arguments), file: None }
-}
-
-const fn cargo_if(file: &'static str, arguments: &'static [&'static str]) -> Step {
-    Step { action: Action::Cargo(arguments), file: Some(file) }
-}
-
-const fn check(check: fn(&Workspace) -> Result<()>) -> Step {
-    Step { action: Action::Check(check), file: None }
+const fn tests(names: &'static [&'static str], threads: Threads) -> Step {
+    Step::Tests { names, threads }
 }
 
 const fn minutes(minutes: u64) -> Duration {
@@ -95,7 +97,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[],
         privileges: Privileges::None,
         limit: minutes(2),
-        steps: &[cargo(&["fmt", "--all", "--check"])],
+        steps: &[Step::Cargo(&["fmt", "--all", "--check"])],
     },
     Stage {
         name: "clippy",
@@ -104,7 +106,7 @@ pub const STAGES: &[Stage] = &[
         privileges: Privileges::None,
         limit: minutes(20),
         steps: &[
-            cargo(&[
+            Step::Cargo(&[
                 "clippy",
                 "--quiet",
                 "--workspace",
@@ -115,7 +117,7 @@ pub const STAGES: &[Stage] = &[
                 "-D",
                 "warnings",
             ]),
-            cargo(&[
+            Step::Cargo(&[
                 "clippy",
                 "--quiet",
                 "-p",
@@ -128,7 +130,7 @@ pub const STAGES: &[Stage] = &[
                 "warnings",
             ]),
             // For the host: there the core library has clippy's lints, and the code is the same.
-            cargo(&["clippy", "--quiet", "-p", "gobuild-trace-ebpf", "--bins", "--", "-D", "warnings"]),
+            Step::Cargo(&["clippy", "--quiet", "-p", "gobuild-trace-ebpf", "--bins", "--", "-D", "warnings"]),
         ],
     },
     Stage {
@@ -138,8 +140,8 @@ pub const STAGES: &[Stage] = &[
         privileges: Privileges::None,
         limit: minutes(15),
         steps: &[
-            check(probe_free::check),
-            cargo(&[
+            Step::Check(probe_free::check),
+            Step::Cargo(&[
                 "test",
                 "--no-fail-fast",
                 "--quiet",
@@ -148,20 +150,9 @@ pub const STAGES: &[Stage] = &[
                 "--no-default-features",
                 "--lib",
                 "--bins",
+                "--test",
+                "replay",
             ]),
-            cargo_if(
-                "agent/tests/replay.rs",
-                &[
-                    "test",
-                    "--no-fail-fast",
-                    "--quiet",
-                    "-p",
-                    "gobuild-trace",
-                    "--no-default-features",
-                    "--test",
-                    "replay",
-                ],
-            ),
         ],
     },
     Stage {
@@ -171,7 +162,7 @@ pub const STAGES: &[Stage] = &[
         privileges: Privileges::None,
         limit: minutes(20),
         steps: &[
-            cargo(&[
+            Step::Cargo(&[
                 "test",
                 "--no-fail-fast",
                 "--quiet",
@@ -181,7 +172,15 @@ pub const STAGES: &[Stage] = &[
                 "--lib",
                 "--bins",
             ]),
-            cargo(&["test", "--no-fail-fast", "--quiet", "-p", "gobuild-trace", "-p", "testkit", "--doc"]),
+            Step::Cargo(&[
+                "test",
+                "--no-fail-fast",
+                "--quiet",
+                "--workspace",
+                "--exclude",
+                "gobuild-trace-ebpf",
+                "--doc",
+            ]),
         ],
     },
     Stage {
@@ -190,7 +189,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::None,
         limit: minutes(15),
-        steps: &[cargo(&["test", "--no-fail-fast", "-p", "testkit", "--test", "*", "--", "--nocapture"])],
+        steps: &[tests(&["command", "dns", "forward", "git", "go"], Threads::All)],
     },
     Stage {
         name: "gobin",
@@ -198,10 +197,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::None,
         limit: minutes(15),
-        steps: &[cargo_if(
-            "agent/tests/gobin.rs",
-            &["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "gobin", "--", "--nocapture"],
-        )],
+        steps: &[tests(&["gobin"], Threads::All)],
     },
     Stage {
         name: "replay",
@@ -209,10 +205,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[],
         privileges: Privileges::None,
         limit: minutes(10),
-        steps: &[cargo_if(
-            "agent/tests/replay.rs",
-            &["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "replay"],
-        )],
+        steps: &[tests(&["replay"], Threads::All)],
     },
     Stage {
         name: "cli",
@@ -220,10 +213,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go, Requirement::Sudo],
         privileges: Privileges::None,
         limit: minutes(10),
-        steps: &[cargo_if(
-            "agent/tests/cli.rs",
-            &["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "cli", "--", "--nocapture"],
-        )],
+        steps: &[tests(&["cli"], Threads::All)],
     },
     Stage {
         name: "probe",
@@ -231,10 +221,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::Root,
         limit: minutes(15),
-        steps: &[cargo_if(
-            "agent/tests/probe_live.rs",
-            &["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "probe_live", "--", "--nocapture"],
-        )],
+        steps: &[tests(&["probe_live"], Threads::All)],
     },
     Stage {
         name: "live",
@@ -242,23 +229,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::Root,
         limit: minutes(15),
-        steps: &[
-            cargo_if("agent/tests/live.rs", &["build", "--quiet", "-p", "testkit", "-p", "gobuild-trace"]),
-            cargo_if(
-                "agent/tests/live.rs",
-                &[
-                    "test",
-                    "--no-fail-fast",
-                    "-p",
-                    "gobuild-trace",
-                    "--test",
-                    "live",
-                    "--",
-                    "--nocapture",
-                    "--test-threads=1",
-                ],
-            ),
-        ],
+        steps: &[tests(&["live"], Threads::One)],
     },
     Stage {
         name: "oracle",
@@ -266,23 +237,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::Root,
         limit: minutes(15),
-        steps: &[
-            cargo_if("agent/tests/oracle.rs", &["build", "--quiet", "-p", "testkit", "-p", "gobuild-trace"]),
-            cargo_if(
-                "agent/tests/oracle.rs",
-                &[
-                    "test",
-                    "--no-fail-fast",
-                    "-p",
-                    "gobuild-trace",
-                    "--test",
-                    "oracle",
-                    "--",
-                    "--nocapture",
-                    "--test-threads=1",
-                ],
-            ),
-        ],
+        steps: &[tests(&["oracle"], Threads::One)],
     },
     Stage {
         name: "accuracy",
@@ -290,23 +245,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go, Requirement::DebianGo],
         privileges: Privileges::Root,
         limit: minutes(20),
-        steps: &[
-            cargo_if("agent/tests/accuracy.rs", &["build", "--quiet", "-p", "testkit", "-p", "gobuild-trace"]),
-            cargo_if(
-                "agent/tests/accuracy.rs",
-                &[
-                    "test",
-                    "--no-fail-fast",
-                    "-p",
-                    "gobuild-trace",
-                    "--test",
-                    "accuracy",
-                    "--",
-                    "--nocapture",
-                    "--test-threads=1",
-                ],
-            ),
-        ],
+        steps: &[tests(&["accuracy"], Threads::One)],
     },
     Stage {
         name: "safety",
@@ -314,20 +253,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::Root,
         limit: minutes(25),
-        steps: &[cargo_if(
-            "agent/tests/safety.rs",
-            &[
-                "test",
-                "--no-fail-fast",
-                "-p",
-                "gobuild-trace",
-                "--test",
-                "safety",
-                "--",
-                "--nocapture",
-                "--test-threads=1",
-            ],
-        )],
+        steps: &[tests(&["safety"], Threads::One)],
     },
     Stage {
         name: "export",
@@ -335,23 +261,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go, Requirement::Prometheus, Requirement::Collector],
         privileges: Privileges::Root,
         limit: minutes(10),
-        steps: &[
-            cargo_if("agent/tests/export.rs", &["build", "--quiet", "-p", "testkit", "-p", "gobuild-trace"]),
-            cargo_if(
-                "agent/tests/export.rs",
-                &[
-                    "test",
-                    "--no-fail-fast",
-                    "-p",
-                    "gobuild-trace",
-                    "--test",
-                    "export",
-                    "--",
-                    "--nocapture",
-                    "--test-threads=1",
-                ],
-            ),
-        ],
+        steps: &[tests(&["export"], Threads::One)],
     },
     Stage {
         name: "dashboards",
@@ -359,18 +269,7 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Prometheus],
         privileges: Privileges::None,
         limit: minutes(5),
-        steps: &[cargo_if(
-            "agent/tests/dashboards.rs",
-            &["test", "--no-fail-fast", "-p", "gobuild-trace", "--test", "dashboards"],
-        )],
-    },
-    Stage {
-        name: "vm",
-        about: "a traced go build on each kernel of the matrix",
-        needs: &[Requirement::Go, Requirement::Vm],
-        privileges: Privileges::None,
-        limit: minutes(15),
-        steps: &[Step { action: Action::Task(vm::check), file: None }],
+        steps: &[tests(&["dashboards"], Threads::All)],
     },
     Stage {
         name: "dist",
@@ -378,7 +277,15 @@ pub const STAGES: &[Stage] = &[
         needs: &[Requirement::Go],
         privileges: Privileges::Root,
         limit: minutes(15),
-        steps: &[check(dist::check)],
+        steps: &[Step::Check(dist::check)],
+    },
+    Stage {
+        name: "vm",
+        about: "that binary traces a go build on each kernel of the matrix",
+        needs: &[Requirement::Go, Requirement::Vm],
+        privileges: Privileges::None,
+        limit: minutes(15),
+        steps: &[Step::Task(vm::check)],
     },
 ];
 
@@ -386,29 +293,30 @@ pub const STAGES: &[Stage] = &[
 mod tests {
     use std::path::Path;
 
-    use super::{Action, STAGES};
+    use super::{STAGES, Step};
 
-    /// A test that no stage runs proves nothing.
+    /// A test that no stage runs proves nothing; and one name is one test, for cargo runs what has the name in any package.
     #[test]
-    fn every_test_of_the_agent_is_in_a_stage() {
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/tests");
-        let run: Vec<&str> = STAGES
+    fn every_integration_test_is_in_a_stage() {
+        let mut run: Vec<&str> = STAGES
             .iter()
             .flat_map(|stage| stage.steps)
-            .filter_map(|step| match step.action {
-                Action::Cargo(arguments) => {
-                    arguments.iter().position(|word| *word == "--test").map(|at| arguments[at + 1])
-                }
-                Action::Check(_) | Action::Task(_) => None,
+            .flat_map(|step| match step {
+                Step::Tests { names, .. } => names.to_vec(),
+                Step::Cargo(_) | Step::Check(_) | Step::Task(_) => Vec::new(),
             })
             .collect();
-        for entry in std::fs::read_dir(tests).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-                assert!(run.contains(&name.as_str()), "no stage runs agent/tests/{name}.rs");
-            }
-        }
+        run.sort_unstable();
+        let mut there: Vec<String> = ["agent", "testkit"]
+            .iter()
+            .map(|package| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(package).join("tests"))
+            .flat_map(|tests| std::fs::read_dir(tests).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        there.sort_unstable();
+        assert_eq!(run, there);
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
-use crate::process::{cargo, command, read, run};
+use crate::dist;
+use crate::process::{command, read};
 use crate::workspace::{Workspace, is_executable};
 
 /// The module that the guest builds.
 pub const MODULE: &str = "example.test/hello";
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROGRAM: &str = "package main\n\nfunc main() { println(\"hello\") }\n";
 /// Of a Go distribution, besides the sources of the packages.
 const TOOLCHAIN_FILES: [&str; 6] = [
@@ -31,7 +31,8 @@ const HEADERS: [&str; 2] = ["pkg/include", "src/runtime/cgo"];
 pub fn initramfs(workspace: &Workspace) -> Result<PathBuf> {
     let directory = workspace.target.join("vm");
     fs::create_dir_all(&directory)?;
-    let agent = build_agent(workspace)?;
+    // The guest has no dynamic linker; and what is shipped is what has to load on every kernel.
+    let agent = dist::build(workspace)?;
     let init = build_init(workspace, &directory)?;
 
     let mut guest = Guest::default();
@@ -45,13 +46,6 @@ pub fn initramfs(workspace: &Workspace) -> Result<PathBuf> {
     let path = directory.join("initramfs.cpio");
     fs::write(&path, guest.archive.finish()?)?;
     Ok(path)
-}
-
-fn build_agent(workspace: &Workspace) -> Result<PathBuf> {
-    run(cargo(workspace)?
-        .args(["build", "--quiet", "--locked", "--package", "gobuild-trace", "--target", TARGET])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(workspace.target.join(TARGET).join("debug/gobuild-trace"))
 }
 
 /// One file without dependencies: a package would add nothing.
