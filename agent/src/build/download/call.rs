@@ -76,11 +76,9 @@ impl Download {
     /// A write is seen when it returns. Its thread may be held up within it for so long that the answer is read before:
     /// then the request left soon after it was given to its connection.
     fn answered_before_it_left(&mut self, connection: ConnectionIndex, network: &mut Network) {
-        let Some(Exchange { attempt: index, given_ns }) = self.exchanges.remove(&connection) else { return };
-        let attempt = &mut self.attempts[index];
-        attempt.sent(given_ns, connection);
-        let module = attempt.subject.module_path().map(str::to_owned);
-        network.carried(connection, module.as_deref());
+        if let Some(Exchange { attempt, given_ns }) = self.exchanges.remove(&connection) {
+            self.left(given_ns, attempt, connection, network);
+        }
     }
 
     /// A connection is open, and has a handle now.

@@ -54,12 +54,10 @@ impl Download {
                         )
                 });
                 if let Some((index, attempt)) = sent {
-                    attempt.sent(at_ns, connection);
                     if attempt.url.is_none() {
                         attempt.host.clone_from(host);
                     }
-                    let module = attempt.subject.module_path().map(str::to_owned);
-                    network.carried(connection, module.as_deref());
+                    self.left(at_ns, index, connection, network);
                     self.plain.insert(connection, index);
                 }
             }
@@ -72,10 +70,7 @@ impl Download {
             Content::TlsData | Content::Opaque if event.write && self.exchanges.contains_key(&connection) => {
                 // Over HTTP/1 a goroutine of the connection writes all its requests.
                 if let Some(given) = self.exchanges.remove(&connection) {
-                    let attempt = &mut self.attempts[given.attempt];
-                    attempt.sent(at_ns, connection);
-                    let module = attempt.subject.module_path().map(str::to_owned);
-                    network.carried(connection, module.as_deref());
+                    self.left(at_ns, given.attempt, connection, network);
                 }
             }
             // What else moves there is the rest of an answer, or a close.
@@ -130,12 +125,17 @@ impl Download {
             .or_else(|| self.current.get(&key).filter(open).copied());
         // It is on its way on another connection, whose writer was seen to get it.
         let given = |index: &usize| self.exchanges.values().any(|given| given.attempt == *index);
-        let module = index.filter(|index| !given(index)).and_then(|index| {
-            let attempt = &mut self.attempts[index];
-            attempt.sent(at_ns, connection);
-            attempt.subject.module_path().map(str::to_owned)
-        });
-        network.carried(connection, module.as_deref());
+        match index.filter(|index| !given(index)) {
+            Some(index) => self.left(at_ns, index, connection, network),
+            None => network.carried(connection, None),
+        }
+    }
+
+    /// The request of an attempt left on a connection.
+    pub(super) fn left(&mut self, at_ns: u64, index: usize, connection: ConnectionIndex, network: &mut Network) {
+        let attempt = &mut self.attempts[index];
+        attempt.sent(at_ns, connection);
+        network.carried(connection, attempt.subject.module_path());
     }
 
     fn response(&mut self, at_ns: u64, index: usize, status: u16) {
