@@ -3,10 +3,14 @@
 //! A connection's facts are its own: who dialled it, how long each step took, what it carried. Which fetch waited for
 //! which of them is `download`'s question.
 
+mod query;
+
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
+
+use query::Query;
 
 use super::types::{self, ErrorType};
 use crate::ring::event::{Connect, Content, DnsMessage, SocketEvent, Task, Tcp, TcpChange};
@@ -73,23 +77,6 @@ pub struct TcpConnection {
     last_read_ns: u64,
     /// A goroutine that the dialler did not start wrote here: over HTTP/2 the requesters' own do.
     multiplexed: bool,
-}
-
-/// A DNS query with its retries.
-#[derive(Debug)]
-struct Query {
-    pid: u32,
-    task: Task,
-    id: u16,
-    name: String,
-    record_type: String,
-    server: Option<IpAddr>,
-    start_ns: u64,
-    end_ns: Option<u64>,
-    last_sent_ns: u64,
-    attempts: u32,
-    rcode: Option<String>,
-    answers: Vec<IpAddr>,
 }
 
 /// When the steps of opening a connection began and ended, CLOCK_MONOTONIC.
@@ -337,26 +324,29 @@ impl Network {
     /// Why a process's look-up of a name in a span found no address: every query for it that was answered then failed,
     /// search domains included.
     pub fn lookup_failure(&self, pid: u32, name: &str, from_ns: u64, to_ns: u64) -> Option<ErrorType> {
-        let ours = self.queries.iter().filter(|query| {
-            let asked = query.name.trim_end_matches('.');
-            let same = asked.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-            // Goroutines that want the same name share one look-up, which may have begun before.
-            query.pid == pid && same && query.end_ns.is_some_and(|end_ns| (from_ns..=to_ns).contains(&end_ns))
-        });
+        let ours = self.answered(pid, from_ns, to_ns).filter(|query| query.asks_for(name));
         let failures: Option<Vec<ErrorType>> = ours.map(Query::failure).collect();
         failures?.into_iter().next_back()
     }
 
-    /// First query to last answer of a process's look-ups in a span that found no address.
-    pub fn failed_lookup(&self, pid: u32, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
-        let failed = self.queries.iter().filter(|query| {
-            query.pid == pid
-                && query.start_ns >= from_ns
-                && query.rcode.as_deref().is_some_and(|rcode| rcode != "NOERROR")
-        });
-        let spans =
-            failed.filter_map(|query| Some((query.start_ns, query.end_ns?))).filter(|&(_, end_ns)| end_ns <= to_ns);
+    /// First query to last answer of a process's look-ups in a span that found no address: those for a name, if any is.
+    pub fn failed_lookup(&self, pid: u32, name: Option<&str>, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
+        let failed: Vec<&Query> =
+            self.answered(pid, from_ns, to_ns).filter(|query| query.failure().is_some()).collect();
+        let named = |query: &&&Query| name.is_some_and(|name| query.asks_for(name));
+        // The name that is looked up is a forward proxy's where there is one.
+        let any = !failed.iter().any(|query| named(&query));
+        let spans = failed.iter().filter(|query| any || named(query));
+        let spans = spans.filter_map(|query| Some((query.start_ns, query.end_ns?)));
         spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// Queries of a process that were answered in a span. Goroutines that want the same name share one look-up, which
+    /// may have begun before.
+    fn answered(&self, pid: u32, from_ns: u64, to_ns: u64) -> impl Iterator<Item = &Query> {
+        self.queries.iter().filter(move |query| {
+            query.pid == pid && query.end_ns.is_some_and(|end_ns| (from_ns..=to_ns).contains(&end_ns))
+        })
     }
 
     /// When the steps of opening it began and ended; a step under way ends at `now_ns`.
@@ -550,33 +540,6 @@ impl TcpConnection {
             retransmits: self.path.map(|(_, retransmits)| retransmits.into()),
             error_type: failure.as_ref().map(|(kind, _)| *kind),
             error: failure.map(|(_, text)| text),
-            start_ns: self.start_ns.saturating_sub(build_start_ns),
-        }
-    }
-}
-
-impl Query {
-    fn failure(&self) -> Option<ErrorType> {
-        match self.rcode.as_deref() {
-            Some("NOERROR") => None,
-            Some("NXDOMAIN") => Some(ErrorType::HostNotFound),
-            Some(_) => Some(ErrorType::TryAgain),
-            None => Some(ErrorType::TimedOut),
-        }
-    }
-
-    fn row(&self, build_start_ns: u64, end_ns: u64) -> types::DnsQuery {
-        let error_type = self.failure();
-        types::DnsQuery {
-            name: self.name.clone(),
-            record_type: self.record_type.clone(),
-            server: self.server.map(|server| server.to_string()).unwrap_or_default(),
-            rcode: self.rcode.clone(),
-            answers: self.answers.iter().map(ToString::to_string).collect(),
-            duration_ns: self.end_ns.unwrap_or(end_ns).saturating_sub(self.start_ns),
-            attempts: self.attempts,
-            error_type,
-            error: error_type.map(|_| self.rcode.clone().unwrap_or_else(|| "no answer".to_owned())),
             start_ns: self.start_ns.saturating_sub(build_start_ns),
         }
     }

@@ -15,6 +15,7 @@ use super::{
     },
     Attempt, Download, Outcome, Subject, Timeline,
 };
+use crate::ring::call::RequestUrl;
 
 /// What a share of the wall time is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,8 +138,12 @@ impl Download {
         let end_ns = attempt.end.map_or(span.end_ns, |(at_ns, _)| at_ns);
         let opening_of = |connection: Option<ConnectionIndex>| connection.map(|index| network.opening(index, end_ns));
         let opening = opening_of(connection).or_else(|| {
-            let not_found = attempt.error.as_ref().is_some_and(|(kind, _)| *kind == ErrorType::HostNotFound);
-            let dns = network.failed_lookup(attempt.pid, attempt.asked_ns, end_ns).filter(|_| not_found);
+            let not_found = attempt
+                .error
+                .as_ref()
+                .is_some_and(|(kind, _)| matches!(kind, ErrorType::HostNotFound | ErrorType::TryAgain));
+            let name = attempt.url.as_ref().map(RequestUrl::host_name);
+            let dns = network.failed_lookup(attempt.pid, name, attempt.asked_ns, end_ns).filter(|_| not_found);
             dns.map(|dns| Opening { dns: Some(dns), ..Opening::default() })
         });
         let mut openings = vec![opening];

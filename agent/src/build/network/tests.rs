@@ -152,3 +152,34 @@ fn what_happens_within_the_call_is_not_lost() {
         assert_eq!(network.failure(index).map(|(kind, _)| kind), Some(error));
     }
 }
+
+/// net.Resolver has one look-up for all that want the same name at the same time.
+#[test]
+fn who_joins_a_lookup_that_fails_waits_for_it() {
+    let message = |name: &str, id, answer| DnsMessage {
+        id,
+        answer,
+        name: format!("{name}."),
+        record_type: "A".to_owned(),
+        rcode: answer.then(|| "NXDOMAIN".to_owned()),
+        addresses: Vec::new(),
+        truncated: false,
+    };
+    let mut network = Network::default();
+    for (at_ns, name, id, answer) in [
+        (10, "nowhere.test", 1, false),
+        (20, "other.test", 2, false),
+        (50, "nowhere.test", 1, true),
+        (90, "other.test", 2, true),
+    ] {
+        network.dns(at_ns, dialler(1), 3, &message(name, id, answer));
+    }
+    for asked_ns in [5, 15, 30] {
+        assert_eq!(network.failed_lookup(1, Some("nowhere.test"), asked_ns, 100), Some((10, 50)));
+        assert_eq!(network.lookup_failure(1, "nowhere.test", asked_ns, 100), Some(ErrorType::HostNotFound));
+    }
+    assert_eq!(network.failed_lookup(1, Some("nowhere.test"), 60, 70), None);
+    // Of a forward proxy it is the proxy's name that is looked up; of a lower tier no name is known.
+    assert_eq!(network.failed_lookup(1, Some("proxied.test"), 30, 100), Some((10, 90)));
+    assert_eq!(network.failed_lookup(1, None, 30, 100), Some((10, 90)));
+}
