@@ -19,6 +19,9 @@ use crate::ring::event::{Connect, Content, DnsMessage, SocketEvent, Task, Tcp, T
 /// second address family of RFC 8305 waits 300 ms (net.Dialer.FallbackDelay).
 const DNS_TO_SYN_NS: u64 = 400_000_000;
 
+/// How long net.Resolver waits for an answer before it asks again, unless resolv.conf says otherwise.
+const DNS_TIMEOUT_NS: u64 = 5_000_000_000;
+
 /// A `connect` that does not block returns at once; its thread may have to wait for a processor.
 const LONGEST_CALL_NS: u64 = 1_000_000_000;
 
@@ -321,31 +324,35 @@ impl Network {
             .map(|(index, connection)| (index, connection.pid, connection.last_write_ns))
     }
 
-    /// Why a process's look-up of a name in a span found no address: every query for it that was answered then failed,
-    /// search domains included.
+    /// Why a process's look-up of a name in a span found no address: every query for it failed or had no answer, search
+    /// domains included.
     pub fn lookup_failure(&self, pid: u32, name: &str, from_ns: u64, to_ns: u64) -> Option<ErrorType> {
-        let ours = self.answered(pid, from_ns, to_ns).filter(|query| query.asks_for(name));
+        let ours = self.asked(pid, from_ns, to_ns).filter(|query| query.asks_for(name));
         let failures: Option<Vec<ErrorType>> = ours.map(Query::failure).collect();
         failures?.into_iter().next_back()
     }
 
     /// First query to last answer of a process's look-ups in a span that found no address: those for a name, if any is.
+    /// What has no answer lasts to the end of the span.
     pub fn failed_lookup(&self, pid: u32, name: Option<&str>, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
-        let failed: Vec<&Query> =
-            self.answered(pid, from_ns, to_ns).filter(|query| query.failure().is_some()).collect();
+        let failed: Vec<&Query> = self.asked(pid, from_ns, to_ns).filter(|query| query.failure().is_some()).collect();
         let named = |query: &&&Query| name.is_some_and(|name| query.asks_for(name));
         // The name that is looked up is a forward proxy's where there is one.
         let any = !failed.iter().any(|query| named(&query));
         let spans = failed.iter().filter(|query| any || named(query));
-        let spans = spans.filter_map(|query| Some((query.start_ns, query.end_ns?)));
+        let spans = spans.map(|query| (query.start_ns, query.end_ns.unwrap_or(to_ns)));
         spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
-    /// Queries of a process that were answered in a span. Goroutines that want the same name share one look-up, which
-    /// may have begun before.
-    fn answered(&self, pid: u32, from_ns: u64, to_ns: u64) -> impl Iterator<Item = &Query> {
+    /// Queries of a process that were answered in a span, or waited in it for an answer that never came. Goroutines that
+    /// want the same name share one look-up, which may have begun before.
+    fn asked(&self, pid: u32, from_ns: u64, to_ns: u64) -> impl Iterator<Item = &Query> {
         self.queries.iter().filter(move |query| {
-            query.pid == pid && query.end_ns.is_some_and(|end_ns| (from_ns..=to_ns).contains(&end_ns))
+            let waited = match query.end_ns {
+                Some(end_ns) => (from_ns..=to_ns).contains(&end_ns),
+                None => query.start_ns <= to_ns && query.last_sent_ns + DNS_TIMEOUT_NS >= from_ns,
+            };
+            query.pid == pid && waited
         })
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, net::IpAddr};
 use gobuild_trace::build::{ErrorType, Finding, ModuleResult};
 use testkit::{
     authority::Authority,
-    dns::DnsServer,
+    dns::{DnsAnswer, DnsRule, DnsServer},
     goenv::GoEnv,
     module::ModuleSet,
     namespace::{PrivateEtc, ResolverOptions, write_resolv_conf},
@@ -209,4 +209,28 @@ fn a_proxy_whose_name_does_not_exist() {
     let query = build.dns.iter().find(|query| query.name.trim_end_matches('.') == "nowhere.test").unwrap();
     assert_eq!(query.rcode.as_deref(), Some("NXDOMAIN"));
     assert_eq!(query.server.parse::<IpAddr>().ok(), Some(server.address()), "{}", query.server);
+}
+
+#[test]
+fn a_name_server_that_never_answers() {
+    if !possible() {
+        return;
+    }
+    let modules = modules(2);
+    let server = DnsServer::start().unwrap();
+    server.set_rules([DnsRule::on("*").answer(DnsAnswer::Drop)]);
+    let go = environment().proxy("https://silent.test/").build().unwrap();
+    write_program(&modules, &go);
+    let resolv_conf = go.root().join("resolv.conf");
+    let options = ResolverOptions { timeout_s: Some(1), attempts: Some(3) };
+    write_resolv_conf(&resolv_conf, server.address(), options).unwrap();
+    let mut wrapper = Wrapper::new(&go, &[], DOWNLOAD);
+    PrivateEtc::new().resolv_conf(&resolv_conf).apply(wrapper.command());
+    let ran = wrapper.run();
+    assert_all_failed(&ran, ErrorType::TimedOut, "i/o timeout");
+    for fetch in ran.build().modules.iter().flat_map(|module| &module.fetches) {
+        let (dns_ns, queue_ns) = (fetch.stages.dns_ns.unwrap_or(0), fetch.stages.queue_ns.unwrap_or(0));
+        assert!(dns_ns > 2_900_000_000 && queue_ns < 300_000_000, "{fetch:#?}");
+    }
+    assert!(ran.build().dns.iter().all(|query| query.rcode.is_none() && query.attempts == 3), "{:#?}", ran.build().dns);
 }

@@ -426,9 +426,8 @@ impl Download {
             (attempt.evident() || dialled.is_some()).then(|| {
                 let connection = attempt.connection.or(dialled);
                 let further = attempt.hops.iter().skip(1).map(|hop| hop.connection);
-                let openings: Vec<_> = std::iter::once(connection)
-                    .chain(further)
-                    .map(|connection| connection.map(|index| network.opening(index, now_ns)))
+                let openings: Vec<_> = std::iter::once(rows::opening(&attempt, connection, network, now_ns))
+                    .chain(further.map(|connection| connection.map(|index| network.opening(index, now_ns))))
                     .collect();
                 let timeline = attempt.stages(now_ns, &openings);
                 (attempt, timeline)

@@ -66,6 +66,25 @@ pub fn dialled_connection(attempt: &Attempt, network: &Network) -> Option<Connec
     dialled.filter(|(_, connection)| span.contains(&connection.start_ns())).last().map(|(index, _)| index)
 }
 
+/// How the connection of an attempt was opened. Without one it waits for its look-up, or that gave no address.
+pub fn opening(
+    attempt: &Attempt,
+    connection: Option<ConnectionIndex>,
+    network: &Network,
+    end_ns: u64,
+) -> Option<Opening> {
+    if let Some(index) = connection {
+        return Some(network.opening(index, end_ns));
+    }
+    let name = attempt.url.as_ref().map(RequestUrl::host_name);
+    let looked_up = match &attempt.error {
+        Some((kind, _)) => matches!(kind, ErrorType::HostNotFound | ErrorType::TryAgain | ErrorType::TimedOut),
+        None => attempt.open() && name.is_some(),
+    };
+    let dns = network.failed_lookup(attempt.pid, name, attempt.asked_ns, end_ns).filter(|_| looked_up);
+    dns.map(|dns| Opening { dns: Some(dns), ..Opening::default() })
+}
+
 impl Download {
     /// Rows and work of the build.
     pub fn rows(&self, span: Span, network: &Network, proxies: &Proxies) -> Rows {
@@ -136,18 +155,9 @@ impl Download {
         // The connection that carried the request; before there is a request, the one that is being opened for it.
         let connection = attempt.connection.or(dialled.filter(|_| state != FetchState::Done));
         let end_ns = attempt.end.map_or(span.end_ns, |(at_ns, _)| at_ns);
-        let opening_of = |connection: Option<ConnectionIndex>| connection.map(|index| network.opening(index, end_ns));
-        let opening = opening_of(connection).or_else(|| {
-            let not_found = attempt
-                .error
-                .as_ref()
-                .is_some_and(|(kind, _)| matches!(kind, ErrorType::HostNotFound | ErrorType::TryAgain));
-            let name = attempt.url.as_ref().map(RequestUrl::host_name);
-            let dns = network.failed_lookup(attempt.pid, name, attempt.asked_ns, end_ns).filter(|_| not_found);
-            dns.map(|dns| Opening { dns: Some(dns), ..Opening::default() })
-        });
-        let mut openings = vec![opening];
-        openings.extend(attempt.hops.iter().skip(1).map(|hop| opening_of(hop.connection)));
+        let mut openings = vec![opening(attempt, connection, network, end_ns)];
+        openings
+            .extend(attempt.hops.iter().skip(1).map(|hop| hop.connection.map(|index| network.opening(index, end_ns))));
         let timeline = attempt.stages(end_ns, &openings);
         let stages = timeline.sums();
         let redirects = (1..attempt.hops.len())
