@@ -332,14 +332,11 @@ impl Network {
         failures?.into_iter().next_back()
     }
 
-    /// First query to last answer of a process's look-ups in a span that found no address: those for a name, if any is.
+    /// First query to last answer of a process's look-ups in a span that found no address; of one name, where it is known.
     /// What has no answer lasts to the end of the span.
     pub fn failed_lookup(&self, pid: u32, name: Option<&str>, from_ns: u64, to_ns: u64) -> Option<(u64, u64)> {
-        let failed: Vec<&Query> = self.asked(pid, from_ns, to_ns).filter(|query| query.failure().is_some()).collect();
-        let named = |query: &&&Query| name.is_some_and(|name| query.asks_for(name));
-        // The name that is looked up is a forward proxy's where there is one.
-        let any = !failed.iter().any(|query| named(&query));
-        let spans = failed.iter().filter(|query| any || named(query));
+        let failed = self.asked(pid, from_ns, to_ns).filter(|query| query.failure().is_some());
+        let spans = failed.filter(|query| name.is_none_or(|name| query.asks_for(name)));
         let spans = spans.map(|query| (query.start_ns, query.end_ns.unwrap_or(to_ns)));
         spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }

@@ -224,10 +224,15 @@ fn a_name_server_that_never_answers() {
     let resolv_conf = go.root().join("resolv.conf");
     let options = ResolverOptions { timeout_s: Some(1), attempts: Some(3) };
     write_resolv_conf(&resolv_conf, server.address(), options).unwrap();
-    let mut wrapper = Wrapper::new(&go, &[], DOWNLOAD);
+    let mut wrapper = Wrapper::new(&go, &["--stall-after", "1s"], DOWNLOAD);
     PrivateEtc::new().resolv_conf(&resolv_conf).apply(wrapper.command());
     let ran = wrapper.run();
     assert_all_failed(&ran, ErrorType::TimedOut, "i/o timeout");
+    let hung: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("stalled")).collect();
+    assert!(
+        !hung.is_empty() && hung.iter().all(|line| line.ends_with("silent.test, no answer to the DNS query")),
+        "{hung:#?}"
+    );
     for fetch in ran.build().modules.iter().flat_map(|module| &module.fetches) {
         let (dns_ns, queue_ns) = (fetch.stages.dns_ns.unwrap_or(0), fetch.stages.queue_ns.unwrap_or(0));
         assert!(dns_ns > 2_900_000_000 && queue_ns < 300_000_000, "{fetch:#?}");
