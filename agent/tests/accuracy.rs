@@ -9,6 +9,8 @@
 mod commands;
 #[path = "accuracy/delays.rs"]
 mod delays;
+#[path = "accuracy/direct.rs"]
+mod direct;
 #[path = "accuracy/faults.rs"]
 mod faults;
 #[path = "oracle/graph.rs"]

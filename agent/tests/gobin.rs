@@ -15,13 +15,16 @@ use gobuild_trace::gobin::{
 const TOOLCHAINS: [&str; 4] = ["local", "go1.21.13", "go1.24.9", "go1.27.2"];
 
 /// Functions of the go command that probes go on, present in every release of the table.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 19] = [
     "cmd/go/internal/cache.(*DiskCache).get",
+    "cmd/go/internal/modfetch.(*codeRepo).Latest",
+    "cmd/go/internal/modfetch.(*codeRepo).Versions",
     "cmd/go/internal/modfetch.(*proxyRepo).GoMod",
     "cmd/go/internal/modfetch.(*proxyRepo).Latest",
     "cmd/go/internal/modfetch.(*proxyRepo).Stat",
     "cmd/go/internal/modfetch.(*proxyRepo).Versions",
     "cmd/go/internal/modfetch.(*proxyRepo).Zip",
+    "cmd/go/internal/modfetch.lookupDirect",
     "cmd/go/internal/trace.(*Span).Done",
     "cmd/go/internal/trace.StartSpan",
     "cmd/go/internal/web.get",
@@ -360,6 +363,7 @@ fn a_go_command_linked_by_a_c_linker_has_sites_and_the_layout() {
             ("cmd/go/internal/load.PackagePublic.ImportPath", layout.package_import_path),
             ("cmd/go/internal/modfetch.proxyRepo.url", layout.proxy_repo_url),
             ("cmd/go/internal/modfetch.proxyRepo.path", layout.proxy_repo_path),
+            ("cmd/go/internal/modfetch.codeRepo.modPath", layout.code_repo_path),
         ];
         expected.extend(url_offsets(&layout));
         assert_offsets(&reader, &program, toolchain, &expected);

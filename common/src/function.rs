@@ -86,6 +86,12 @@ pub enum Function {
     DialConnection = 12,
     /// `net/http.(*persistConn).roundTrip`: one request on a connection of HTTP/1.
     Exchange = 13,
+    /// `cmd/go/internal/modfetch.(*codeRepo).Versions`.
+    RepositoryVersions = 14,
+    /// `cmd/go/internal/modfetch.(*codeRepo).Latest`.
+    RepositoryLatest = 15,
+    /// `cmd/go/internal/modfetch.lookupDirect`: finds the repository of a module, and prepares a copy of it.
+    RepositoryLookup = 16,
 }
 
 wire! {

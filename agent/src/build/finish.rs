@@ -16,8 +16,8 @@ use super::{
     test_run,
     tools::{Child, Purpose},
     types::{
-        Build, BuildResult, Document, Fetch, FetchState, Host, ModuleResult, Phase, PhaseShare, Probe, ProbeState, Run,
-        SCHEMA_VERSION, Stage, StageShare, Summary, Tier, Tool,
+        Asked, Build, BuildResult, Document, Fetch, FetchState, Host, ModuleResult, Phase, PhaseShare, Probe,
+        ProbeState, Run, SCHEMA_VERSION, Stage, StageShare, Summary, Tier, Tool,
     },
 };
 use crate::ring::event::Status;
@@ -142,6 +142,7 @@ impl BuildState {
             .collect::<Vec<_>>();
         let (connections, dns) = self.network.rows(self.start_ns, end_ns);
         let (exit_code, signal) = ended(self.end.as_ref().map(|(_, exit)| exit.status));
+        let build_result = self.end.as_ref().map(|(_, exit)| result(exit.status));
         let cpu = self.cpu();
         let facts = self.facts.as_ref();
         let mut build = Build {
@@ -158,7 +159,7 @@ impl BuildState {
             go_version: facts.and_then(|facts| facts.go_version.clone()),
             exit_code,
             signal,
-            result: self.end.as_ref().map(|(_, exit)| result(exit.status)),
+            result: build_result,
             pid: self.pid,
             started_at: wall_time(self.start_ns, model.begin.wall_offset_ns),
             duration_ns: end_ns - self.start_ns,
@@ -169,13 +170,18 @@ impl BuildState {
             incomplete: self.incomplete.clone(),
             lost_events: self.lost.clone(),
             summary: Summary {
-                modules_downloaded: count(&modules, |module| module.result == ModuleResult::Downloaded),
+                // A question without a version is no module.
+                modules_downloaded: count(&modules, |module| {
+                    module.result == ModuleResult::Downloaded && module.version.is_some()
+                }),
                 download_bytes: modules.iter().map(|module| module.bytes).sum(),
                 build_cache_hits: caches.build.as_ref().map(|build| build.hits),
                 build_cache_misses: caches.build.as_ref().map(|build| build.misses),
                 cpu_ns: cpu.map(|(user_ns, system_ns)| user_ns + system_ns),
                 cores: model.begin.machine.cpus,
-                failed_fetches: count(&modules, |module| module.result == ModuleResult::Failed),
+                failed_fetches: count(&modules, |module| {
+                    module.result == ModuleResult::Failed && !module.is_probe(build_result)
+                }),
             },
             phases,
             stages: stage_shares(&shares),
@@ -313,26 +319,28 @@ impl Model {
 }
 
 fn hosts<'a>(fetches: impl Iterator<Item = &'a Fetch>) -> Vec<Host> {
-    let mut by_host: BTreeMap<_, Vec<&Fetch>> = BTreeMap::new();
-    for fetch in fetches {
-        if let (Some(host), Some(source)) = (&fetch.host, fetch.source) {
-            by_host.entry((host.clone(), source)).or_default().push(fetch);
+    let mut by_host: BTreeMap<_, Vec<(&Fetch, Asked)>> = BTreeMap::new();
+    for (fetch, source) in fetches.filter_map(|fetch| Some((fetch, fetch.source?))) {
+        for asked in fetch.asked() {
+            by_host.entry((asked.host.to_owned(), source)).or_default().push((fetch, asked));
         }
     }
-    let row = |((host, source), fetches): ((String, _), Vec<&Fetch>)| {
+    let row = |((host, source), asked): ((String, _), Vec<(&Fetch, Asked)>)| {
+        // How it ended is the last one's whom it asked.
+        let last = || asked.iter().filter(|(_, asked)| asked.last).map(|(fetch, _)| *fetch);
         let mut errors = BTreeMap::new();
-        for error in fetches.iter().filter_map(|fetch| fetch.error_type) {
+        for error in last().filter_map(|fetch| fetch.error_type) {
             *errors.entry(error).or_default() += 1;
         }
-        let ended = fetches.iter().filter(|fetch| fetch.state != FetchState::InFlight);
+        let ended = asked.iter().filter(|(fetch, _)| fetch.state != FetchState::InFlight);
         Host {
             host,
             source,
-            requests: fetches.len() as u64,
+            requests: asked.len() as u64,
             errors,
-            bytes: fetches.iter().filter_map(|fetch| fetch.bytes).sum(),
+            bytes: last().filter_map(|fetch| fetch.bytes).sum(),
             wall_share_ns: 0,
-            duration_ns: durations(ended.map(|fetch| fetch.duration_ns).collect()),
+            duration_ns: durations(ended.map(|(_, asked)| asked.duration_ns).collect()),
         }
     };
     by_host.into_iter().map(row).collect()

@@ -411,7 +411,7 @@ impl Model {
         let Place::Go(build) = self.place(task.pid) else { return };
         let Some(state) = self.builds.get_mut(&build) else { return };
         match body {
-            Body::File(event) => state.download.file(at_ns, task, event),
+            Body::File(event) => state.download.file(at_ns, task, event, &state.network),
             Body::Stderr(text) => state.download.stderr(at_ns, task.pid, text),
             Body::Lock(event) => state.download.lock(at_ns, task, event),
             Body::LockHolder(event) => state.download.lock_held(at_ns, task, event),

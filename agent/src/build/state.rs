@@ -150,11 +150,15 @@ impl BuildState {
             CallEvent::CommandBegin => self.commands.begins(at_ns, task),
             CallEvent::CommandEnd => self.commands.ends(at_ns, task, &mut self.children),
             CallEvent::QueryBegin { query, module, version: _ } => self.download.query_begins(task, *query, module),
-            CallEvent::QueryEnd { query, failed } => self.download.query_ends(at_ns, task, *query, *failed),
+            CallEvent::QueryEnd { query, failed } => {
+                self.download.query_ends(at_ns, task, *query, *failed, &self.network);
+            }
             CallEvent::RequestBegin(url) => self.download.request_begins(at_ns, task, url, &self.network),
             CallEvent::RequestEnd(answer) => self.download.request_ends(at_ns, task, *answer, &self.network),
             CallEvent::HopBegin(url) => self.download.hop_begins(at_ns, task, url),
             CallEvent::HopEnd(answer) => self.download.hop_ends(at_ns, task, *answer, &mut self.network),
+            CallEvent::RepositoryBegin { module } => self.download.repository_begins(task, module),
+            CallEvent::RepositoryEnd => self.download.repository_ends(task),
             CallEvent::DialBegin | CallEvent::DialEnd { handle: None } => {}
             CallEvent::DialEnd { handle: Some(handle) } => self.download.dial_ends(task, *handle, &self.network),
             CallEvent::ExchangeBegin { handle } => {
@@ -164,6 +168,9 @@ impl BuildState {
     }
 
     pub(super) fn go_path(&mut self, at_ns: u64, task: Task, event: &PathEvent) {
+        if self.proxies.serves(&event.path, self.layout.module_cache.as_deref()) {
+            return;
+        }
         if self.layout.module_cache.is_none() {
             self.layout.module_cache = cache_path::module_cache_root(&event.path).map(str::to_owned);
         }

@@ -25,8 +25,10 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         if failure.error_type == Some(ErrorType::Cancelled) || is_a_probe(build, &failure) {
             continue;
         }
-        let host = failure.last.and_then(|site| site.host());
-        let host = host.or_else(|| failure.module.and_then(|module| module.host.as_deref()));
+        let host = match failure.last {
+            Some(site) => site.host(),
+            None => failure.module.and_then(|module| module.host.as_deref()),
+        };
         groups.entry((host, failure.error_type)).or_default().push(failure);
     }
     findings.extend(groups.into_iter().map(|((host, error_type), group)| finding(build, host, error_type, &group)));
@@ -72,8 +74,13 @@ fn of_sumdb(build: &Build) -> impl Iterator<Item = Failure<'_>> {
 /// The go command asks for more than there is (each prefix of an import path, a `latest` of a path without versions,
 /// `supported` of a proxy that is not) and takes a "no" for an answer: in a build that worked, that is no failure.
 fn is_a_probe(build: &Build, failure: &Failure<'_>) -> bool {
-    let worked = build.result == Some(BuildResult::Success);
-    worked && matches!(failure.error_type, None | Some(ErrorType::Http404 | ErrorType::Http410))
+    failure.module.map_or_else(
+        || {
+            let worked = build.result == Some(BuildResult::Success);
+            worked && matches!(failure.error_type, None | Some(ErrorType::Http404 | ErrorType::Http410))
+        },
+        |module| module.is_probe(build.result),
+    )
 }
 
 fn finding(build: &Build, host: Option<&str>, error_type: Option<ErrorType>, group: &[Failure<'_>]) -> Finding {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::site::{Site, count, evidence, lost, modules_by_vcs, sites};
-use crate::build::{Build, ErrorType, Finding, FollowsBecause, Severity};
+use crate::build::{Build, ErrorType, Finding, FollowsBecause, Severity, Source};
 use crate::{units, words};
 
 /// Less is worth knowing, and no more.
@@ -43,7 +43,8 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         let modules: BTreeSet<&str> = group.iter().filter_map(|site| site.module.map(|m| m.path.as_str())).collect();
         let lost_ns = lost(&group);
         let modules = units::counted(modules.len().try_into().unwrap_or(u64::MAX), "module", "modules");
-        let who = host.map_or("A proxy".to_owned(), str::to_owned);
+        let folder = group.iter().all(|site| site.fetch.source == Some(Source::File));
+        let who = host.unwrap_or(if folder { "A folder in GOPROXY" } else { "A proxy" });
         let refused = group.iter().all(|site| {
             matches!(site.fetch.error_type, None | Some(ErrorType::Http404 | ErrorType::Http410 | ErrorType::Http403))
         });
@@ -62,7 +63,9 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
             },
             host: host.map(str::to_owned),
             evidence: evidence(&group, "in vain for", |site| site.fetch.duration_ns),
-            remedy: Some(if refused {
+            remedy: Some(if folder {
+                "Put these modules into it, or another entry of GOPROXY first.".to_owned()
+            } else if refused {
                 "Serve these modules from it, put another proxy first, or name private ones in GOPRIVATE.".to_owned()
             } else {
                 "Repair it or take it out of GOPROXY: it is asked again for every file.".to_owned()

@@ -24,10 +24,9 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Host of the fetch, or of its module; a version control child's is never the proxy that was asked before.
+    /// Host of the fetch. Its module's may be that of another attempt.
     pub fn host(&self) -> Option<&'a str> {
-        let of_module = self.module.filter(|_| self.fetch.kind != FetchKind::Vcs);
-        self.fetch.host.as_deref().or_else(|| of_module.and_then(|module| module.host.as_deref()))
+        self.fetch.host.as_deref()
     }
 }
 

@@ -18,9 +18,18 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
     let mut hosts: BTreeMap<&str, Vec<(u64, Site<'_>)>> = BTreeMap::new();
     for site in sites(build) {
         // An open request is another family's.
-        let answered = site.fetch.state != FetchState::InFlight;
-        if let (Some(host), Some(ttfb_ns), true) = (site.host(), site.fetch.stages.ttfb_ns, answered) {
-            hosts.entry(host).or_default().push((ttfb_ns, site));
+        if site.fetch.state == FetchState::InFlight {
+            continue;
+        }
+        for (host, ttfb_ns) in site.fetch.asked().iter().filter_map(|asked| Some((asked.host, asked.ttfb_ns?))) {
+            let waits = hosts.entry(host).or_default();
+            match waits.last_mut() {
+                // A host that redirects to itself.
+                Some((waited_ns, last)) if last.fetch.id == site.fetch.id => {
+                    *waited_ns = waited_ns.saturating_add(ttfb_ns)
+                }
+                Some(_) | None => waits.push((ttfb_ns, site)),
+            }
         }
     }
     findings.extend(hosts.into_iter().filter_map(|(host, waits)| finding(host, &waits)));
@@ -60,7 +69,9 @@ fn finding(host: &str, waits: &[(u64, Site<'_>)]) -> Option<Finding> {
         lost_ns: Some(lost_ns),
         module: slowest.module.map(|module| module.path.clone()),
         host: Some(host.to_owned()),
-        evidence: evidence(&sites, "first byte", |site| site.fetch.stages.ttfb_ns.unwrap_or(0)),
+        evidence: evidence(&sites, "first byte", |site| {
+            slow.iter().find(|(_, slow)| slow.fetch.id == site.fetch.id).map_or(0, |(ns, _)| *ns)
+        }),
         remedy: Some(if all_slow {
             "Every file is slow there: look at the proxy's load, its distance, and what it fetches from.".to_owned()
         } else {

@@ -28,6 +28,8 @@ pub struct CallLayout {
     pub proxy_repo_url: u16,
     /// `proxyRepo.path`, a string: the module's path, not escaped.
     pub proxy_repo_path: u16,
+    /// `codeRepo.modPath`, a string (`cmd/go/internal/modfetch/coderepo.go`).
+    pub code_repo_path: u16,
 }
 
 /// Byte offsets of strings in `net/url.URL` (`net/url/url.go`).
@@ -71,6 +73,7 @@ impl CallLayout {
             package_import_path: 16,
             proxy_repo_url: 0,
             proxy_repo_path: 8,
+            code_repo_path: 0,
         })
     }
 }

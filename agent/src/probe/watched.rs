@@ -151,6 +151,27 @@ pub fn watched(layout: &CallLayout) -> Vec<Watched> {
             returns: Some([NOTHING, word(0), NOTHING, NOTHING]),
         },
         Watched {
+            function: Function::RepositoryLookup,
+            symbol: "cmd/go/internal/modfetch.lookupDirect",
+            tier: Tier::Requests,
+            entry: [NOTHING, text(2), NOTHING, NOTHING],
+            returns: Some([NOTHING; CAPTURES]),
+        },
+        Watched {
+            function: Function::RepositoryVersions,
+            symbol: "cmd/go/internal/modfetch.(*codeRepo).Versions",
+            tier: Tier::Requests,
+            entry: [NOTHING, text_in(0, layout.code_repo_path), NOTHING, NOTHING],
+            returns: Some([NOTHING; CAPTURES]),
+        },
+        Watched {
+            function: Function::RepositoryLatest,
+            symbol: "cmd/go/internal/modfetch.(*codeRepo).Latest",
+            tier: Tier::Requests,
+            entry: [NOTHING, text_in(0, layout.code_repo_path), NOTHING, NOTHING],
+            returns: Some([NOTHING; CAPTURES]),
+        },
+        Watched {
             function: Function::UseCache,
             symbol: "cmd/go/internal/work.(*Builder).useCache",
             tier: Tier::Requests,

@@ -72,6 +72,13 @@ pub enum CallEvent {
         /// As [`Self::DialEnd`] has it.
         handle: u64,
     },
+    /// A repository is asked on behalf of a module: where it is, which versions it has.
+    RepositoryBegin {
+        /// Module path, unescaped.
+        module: String,
+    },
+    /// It answered, or failed.
+    RepositoryEnd,
 }
 
 /// A URL that is asked for.
@@ -88,6 +95,11 @@ pub struct RequestUrl {
 }
 
 impl RequestUrl {
+    /// It names a folder of this machine, and no host.
+    pub fn is_file(&self) -> bool {
+        self.text.starts_with("file:")
+    }
+
     /// The host without its port.
     pub fn host_name(&self) -> &str {
         let (name, port) = self.host.rsplit_once(':').unwrap_or((&self.host, ""));
@@ -141,13 +153,15 @@ pub(super) fn event(bytes: &[u8], kind: u16) -> Result<CallEvent, DecodeError> {
 
 fn function(number: u8) -> Result<wire::Function, DecodeError> {
     use wire::Function::{
-        CommandRun, DialConnection, Exchange, ProxyGoMod, ProxyLatest, ProxyStat, ProxyVersions, ProxyZip, RoundTrip,
-        SpanDone, StartSpan, UseCache, WebGet,
+        CommandRun, DialConnection, Exchange, ProxyGoMod, ProxyLatest, ProxyStat, ProxyVersions, ProxyZip,
+        RepositoryLatest, RepositoryLookup, RepositoryVersions, RoundTrip, SpanDone, StartSpan, UseCache, WebGet,
     };
-    let of_modules = [ProxyVersions, ProxyLatest, ProxyStat, ProxyGoMod, ProxyZip];
+    let of_proxies = [ProxyVersions, ProxyLatest, ProxyStat, ProxyGoMod, ProxyZip];
+    let of_repositories = [RepositoryLookup, RepositoryVersions, RepositoryLatest];
     [StartSpan, SpanDone, WebGet, RoundTrip, UseCache, CommandRun, DialConnection, Exchange]
         .into_iter()
-        .chain(of_modules)
+        .chain(of_proxies)
+        .chain(of_repositories)
         .find(|function| *function as u8 == number)
         .ok_or(DecodeError::Unknown { what: "function", value: number.into() })
 }
@@ -166,7 +180,10 @@ fn query(function: wire::Function) -> Option<Query> {
         | wire::Function::UseCache
         | wire::Function::CommandRun
         | wire::Function::DialConnection
-        | wire::Function::Exchange => None,
+        | wire::Function::Exchange
+        | wire::Function::RepositoryLookup
+        | wire::Function::RepositoryVersions
+        | wire::Function::RepositoryLatest => None,
     }
 }
 
@@ -184,6 +201,9 @@ fn returned(function: wire::Function, call: &wire::FunctionCall) -> Result<CallE
         // A Go bool is the low byte of its register.
         wire::Function::UseCache => Ok(CallEvent::CacheEnd { hit: value & 0xff != 0 }),
         wire::Function::CommandRun => Ok(CallEvent::CommandEnd),
+        wire::Function::RepositoryLookup | wire::Function::RepositoryVersions | wire::Function::RepositoryLatest => {
+            Ok(CallEvent::RepositoryEnd)
+        }
         wire::Function::DialConnection => {
             Ok(CallEvent::DialEnd { handle: Some(value).filter(|value| error == 0 && *value != 0) })
         }
@@ -235,6 +255,9 @@ impl Texts {
             }
             wire::Function::CommandRun => CallEvent::CommandBegin,
             wire::Function::DialConnection => CallEvent::DialBegin,
+            wire::Function::RepositoryLookup
+            | wire::Function::RepositoryVersions
+            | wire::Function::RepositoryLatest => CallEvent::RepositoryBegin { module: self.text(1) },
             wire::Function::Exchange => CallEvent::ExchangeBegin { handle: self.call.words[0] },
             wire::Function::SpanDone
             | wire::Function::ProxyVersions

@@ -6,7 +6,7 @@ use gobuild_trace::build::{Build, ErrorType, Fetch, FetchKind, FetchState, Follo
 use testkit::{
     forward::ForwardProxy,
     module::Shape,
-    proxy::{ConnectionEnd, ConnectionRule, Proxy, Rule},
+    proxy::{ConnectionEnd, ConnectionRule, Proxy, RequestRecord, Rule},
 };
 
 use crate::{
@@ -273,6 +273,15 @@ fn redirects(go: &Go, way: Way) -> Ledger {
         let held_ns = asked.held.first_byte_ns + kept.held.first_byte_ns;
         ledger.equal(Parts, &url, zip.duration_ns >= held_ns, true);
     }
+    // Each host has what it answered: the bodies are the store's.
+    let sum = |log: &BTreeMap<String, RequestRecord>| log.values().map(|record| record.body_bytes).sum::<u64>();
+    let row = |host: &str| build.hosts.iter().find(|row| row.host == host);
+    let of_store = row(&store.host()).map(|row| (row.requests, row.bytes));
+    ledger.equal(Redirects, "the store", of_store, Some((16, sum(&stored))));
+    let usual_ns = row(&store.host()).and_then(|row| row.duration_ns.p50).unwrap_or(0);
+    ledger.equal(Redirects, "the store's time", usual_ns >= SECOND.as_nanos() as u64, true);
+    let slow = build.findings.iter().filter(|finding| finding.code == "slow_host").count();
+    ledger.equal(Redirects, "slow hosts", slow, 0);
     ledger
 }
 

@@ -11,7 +11,7 @@ pub enum Kind {
     ColdPlain,
     /// A build with a changed file.
     Changed,
-    /// A cold download whose packages are compiled, for they are those of another folder.
+    /// A cold download whose packages are compiled, for the compiler is told something else than before.
     Compiled,
     /// All packages below a program.
     List,

@@ -107,6 +107,8 @@ fn assert_calls_return(recording: Recording<impl std::io::Read>, jobs: &[Job], d
             CallEvent::HopEnd(_) => ("hop", -1),
             CallEvent::QueryBegin { .. } => ("query", 1),
             CallEvent::QueryEnd { .. } => ("query", -1),
+            CallEvent::RepositoryBegin { .. } => ("repository", 1),
+            CallEvent::RepositoryEnd => ("repository", -1),
             CallEvent::CacheBegin { .. } => ("cache", 1),
             CallEvent::CacheEnd { .. } => ("cache", -1),
             CallEvent::CommandBegin => ("command", 1),

@@ -209,6 +209,26 @@ impl Attempt {
         }
     }
 
+    /// One of its requests left on a connection, and was answered before that was told.
+    pub fn sent_late(&mut self, at_ns: u64, place: usize, connection: ConnectionIndex) {
+        let Some(hop) = self.hops.get_mut(place) else { return };
+        let at_ns = at_ns.min(hop.end_ns.unwrap_or(at_ns)).max(hop.begin_ns);
+        hop.sent_ns = Some(at_ns);
+        hop.connection = Some(connection);
+        if self.sent_ns.is_none() {
+            self.sent_ns = Some(at_ns.max(self.asked_ns));
+            self.connection = Some(connection);
+        } else {
+            self.sent_again_ns.push(at_ns);
+        }
+    }
+
+    /// Requests of it that were put on the wire, as far as they were seen.
+    pub fn requests(&self) -> u32 {
+        let sent = self.hops.iter().filter(|hop| hop.sent_ns.is_some() || hop.status.is_some());
+        u32::try_from(sent.count()).unwrap_or(u32::MAX)
+    }
+
     /// What left of its last request did so in vain.
     pub fn not_sent(&mut self) {
         let Some(hop) = self.hops.last_mut().filter(|hop| hop.end_ns.is_none()) else { return };

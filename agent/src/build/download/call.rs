@@ -9,7 +9,7 @@ use super::{
     },
     Attempt, Download, OpenFile, Outcome, Subject,
     attempt::Hop,
-    dial_error,
+    broken, dial_error,
     error::status_error,
 };
 use crate::ring::{
@@ -22,6 +22,8 @@ use crate::ring::{
 pub struct Calls {
     /// Questions to a proxy, innermost last: for what, which module, which version.
     queries: Vec<(Query, String)>,
+    /// Modules whose repositories it asks, innermost last.
+    repositories: Vec<String>,
     /// Attempt of the `web.get` that has not returned.
     request: Option<usize>,
     /// Attempt whose headers are there and whose body is being read.
@@ -38,11 +40,42 @@ pub struct Exchange {
     given_ns: u64,
 }
 
+/// A request that has its answer and was not seen to leave: the goroutine that wrote it is still held up in its write.
+#[derive(Clone, Copy, Debug)]
+pub struct AnsweredHop {
+    /// Whose.
+    pub attempt: usize,
+    /// Which of its requests.
+    pub hop: usize,
+    /// When the answer was there.
+    pub end_ns: u64,
+}
+
 impl Download {
     /// A module proxy is asked on behalf of a module.
     pub fn query_begins(&mut self, task: Task, query: Query, module: &str) {
         let calls = self.calls.entry((task.pid, task.goroutine)).or_default();
         calls.queries.push((query, module.to_owned()));
+    }
+
+    /// A repository is asked on behalf of a module.
+    pub fn repository_begins(&mut self, task: Task, module: &str) {
+        let calls = self.calls.entry((task.pid, task.goroutine)).or_default();
+        calls.repositories.push(module.to_owned());
+    }
+
+    /// It answered, or failed.
+    pub fn repository_ends(&mut self, task: Task) {
+        let goroutine = (task.pid, task.goroutine);
+        if let Some(calls) = self.calls.get_mut(&goroutine) {
+            calls.repositories.pop();
+        }
+        self.forget_idle(goroutine);
+    }
+
+    /// The module whose repository a goroutine asks.
+    pub(super) fn asking_repository(&self, goroutine: (u32, u64)) -> Option<&str> {
+        self.calls.get(&goroutine).and_then(|calls| calls.repositories.last()).map(String::as_str)
     }
 
     /// One HTTP request of a `web.get`.
@@ -71,6 +104,12 @@ impl Download {
         let Some(hop) = self.attempts[index].hops.last_mut() else { return };
         hop.end_ns = Some(at_ns);
         hop.status = answer.status;
+        let late = answer.status.is_some() && hop.sent_ns.is_none() && given.is_none();
+        if late {
+            let hop = self.attempts[index].hops.len() - 1;
+            let answered = self.answered.entry((task.pid, task.goroutine)).or_default();
+            answered.push(AnsweredHop { attempt: index, hop, end_ns: at_ns });
+        }
     }
 
     /// A write is seen when it returns. Its thread may be held up within it for so long that the answer is read before:
@@ -107,6 +146,7 @@ impl Download {
     /// Another image runs in a process: its goroutines count from 1 again.
     pub fn replaced(&mut self, pid: u32) {
         self.calls.retain(|goroutine, _| goroutine.0 != pid);
+        self.answered.retain(|goroutine, _| goroutine.0 != pid);
         self.last_answers.retain(|goroutine, _| goroutine.0 != pid);
         self.handles.retain(|handle, _| handle.0 != pid);
         self.current.retain(|goroutine, _| goroutine.0 != pid);
@@ -251,13 +291,14 @@ impl Download {
 
     /// Goroutines are many and short.
     fn forget_idle(&mut self, goroutine: (u32, u64)) {
-        if self.calls.get(&goroutine).is_some_and(|calls| calls.queries.is_empty() && calls.request.is_none()) {
+        let idle = |calls: &Calls| calls.queries.is_empty() && calls.repositories.is_empty() && calls.request.is_none();
+        if self.calls.get(&goroutine).is_some_and(idle) {
             self.calls.remove(&goroutine);
         }
     }
 
     /// A question to a proxy was answered in full, or failed.
-    pub fn query_ends(&mut self, at_ns: u64, task: Task, query: Query, failed: bool) {
+    pub fn query_ends(&mut self, at_ns: u64, task: Task, query: Query, failed: bool, network: &Network) {
         let goroutine = (task.pid, task.goroutine);
         let Some(calls) = self.calls.get_mut(&goroutine) else { return };
         while let Some((innermost, _)) = calls.queries.pop() {
@@ -275,7 +316,8 @@ impl Download {
         };
         let attempt = &mut self.attempts[index];
         if failed {
-            attempt.fail(at_ns, ErrorType::Other, None);
+            let (kind, text) = broken(attempt, network);
+            attempt.fail(at_ns, kind, text);
             match attempt.subject {
                 Subject::Module(..) => self.next_source(at_ns, task, index),
                 _ => self.release(task, index),

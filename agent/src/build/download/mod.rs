@@ -22,7 +22,7 @@ use std::{
 pub use attempt::{Attempt, Outcome, Subject, Timeline};
 pub use rows::{Charge, Rows, Span};
 
-use call::{Calls, Exchange};
+use call::{AnsweredHop, Calls, Exchange};
 use entry::Entries;
 use lock::Locks;
 
@@ -62,6 +62,10 @@ pub struct Download {
     handles: HashMap<(u32, u64), ConnectionIndex>,
     /// Connection → the request that is given to it and was not seen to leave.
     exchanges: HashMap<ConnectionIndex, Exchange>,
+    /// (process, goroutine) → its requests that were answered and not seen to leave, oldest first.
+    answered: HashMap<(u32, u64), Vec<AnsweredHop>>,
+    /// Connection → when its plain HTTP answer came and what it was, before the request was told.
+    early_responses: HashMap<ConnectionIndex, (u64, u16)>,
     /// Connections of HTTP/1 that requests were seen to be given to.
     one_at_a_time: HashSet<ConnectionIndex>,
     entries: Entries,
@@ -264,8 +268,7 @@ impl Download {
             attempt.finish(at_ns, Outcome::Dissolved);
             return;
         }
-        let error = dial_error(attempt, network);
-        if let Some((kind, text)) = error {
+        if let Some((kind, text)) = dial_error(attempt, network) {
             attempt.fail(at_ns, kind, Some(text));
         } else if attempt.sent_ns.is_some() {
             attempt.fail(at_ns, ErrorType::Other, None);
@@ -337,7 +340,7 @@ impl Download {
     }
 
     /// I/O on a descriptor that `path` said something about.
-    pub fn file(&mut self, at_ns: u64, task: Task, event: &FileEvent) {
+    pub fn file(&mut self, at_ns: u64, task: Task, event: &FileEvent, network: &Network) {
         let key = (task.pid, event.fd);
         let Some(OpenFile::Body(index)) = self.files.get(&key).cloned() else {
             if event.operation == FileOperation::Close {
@@ -356,7 +359,8 @@ impl Download {
             FileOperation::Truncate if failure_is_known || !attempt.open() || !zip => {}
             FileOperation::Truncate => {
                 // TryProxies (modfetch/proxy.go) empties the file after each attempt that failed.
-                attempt.fail(at_ns, ErrorType::Other, None);
+                let (kind, text) = broken(attempt, network);
+                attempt.fail(at_ns, kind, text);
                 let mut next = Attempt::new(attempt.subject.clone(), attempt.pid, attempt.goroutine, at_ns);
                 next.follows = Some((index, FollowsBecause::Fallthrough));
                 self.follow(key, next);
@@ -465,6 +469,11 @@ fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String
     let failures = own.filter_map(|(index, _)| network.failure(index));
     // Of several addresses that never answer, each but the last is left before the dial is given up.
     failures.min_by_key(|(kind, _)| *kind == ErrorType::Cancelled)
+}
+
+/// Why the answer to an attempt did not come whole: its connection broke, or what it said was not to be used.
+fn broken(attempt: &Attempt, network: &Network) -> (ErrorType, Option<String>) {
+    dial_error(attempt, network).map_or((ErrorType::Other, None), |(kind, text)| (kind, Some(text)))
 }
 
 /// A request path names the subject: `…/<module>/@v/<version>.<kind>` with upper-case letters escaped.

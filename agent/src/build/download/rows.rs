@@ -1,6 +1,6 @@
 //! From attempts to rows of the report, and to the work whose wall time is shared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
@@ -9,8 +9,8 @@ use super::{
         proxy::Proxies,
         share::{self, Work},
         types::{
-            CacheEntry, ErrorType, Fetch, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase, Redirect, Source,
-            Stage, Sumdb,
+            CacheEntry, ErrorType, Fetch, FetchKind, FetchState, FileKind, HitMiss, Module, ModuleResult, Phase,
+            Redirect, Source, Stage, Sumdb,
         },
     },
     Attempt, Download, Outcome, Subject, Timeline,
@@ -88,44 +88,50 @@ pub fn opening(
 impl Download {
     /// Rows and work of the build.
     pub fn rows(&self, span: Span, network: &Network, proxies: &Proxies) -> Rows {
-        let mut fetches: BTreeMap<ModuleVersion, Vec<(Fetch, Timeline)>> = BTreeMap::new();
+        let mut fetches: BTreeMap<ModuleVersion, Vec<Fetched>> = BTreeMap::new();
         let mut sumdb = Vec::new();
         let mut sumdb_work: Vec<(usize, &Attempt)> = Vec::new();
-        let mut kept_bytes: BTreeMap<&ModuleVersion, u64> = BTreeMap::new();
+        let mut asked: BTreeMap<&ModuleVersion, BTreeSet<FileKind>> = BTreeMap::new();
+        let mut by_vcs: BTreeMap<&ModuleVersion, ByVcs> = BTreeMap::new();
         let unanswered = self.unanswered(network);
         for (index, attempt) in self.attempts.iter().enumerate() {
             let mut waiting = attempt.clone();
             if let Some(&(sent_ns, connection)) = unanswered.get(&index) {
                 waiting.sent(sent_ns, connection);
             }
-            if attempt.by_vcs {
-                if let (Some((_, Outcome::Done)), Some(module)) = (attempt.end, attempt.subject.module()) {
-                    *kept_bytes.entry(module).or_default() += attempt.bytes.unwrap_or(0);
+            let vcs = attempt.by_vcs || self.kept_without_request(attempt);
+            let fetched = if vcs { None } else { self.fetch(index, &waiting, span, network, proxies) };
+            if let Subject::Module(module, kind) = &attempt.subject
+                && (vcs || fetched.is_some())
+            {
+                asked.entry(module).or_default().insert(*kind);
+                if let (true, Some((_, Outcome::Done))) = (vcs, attempt.end) {
+                    let kept = by_vcs.entry(module).or_default();
+                    kept.bytes += attempt.bytes.unwrap_or(0);
+                    kept.files.insert(*kind);
                 }
-                continue;
             }
-            let Some((fetch, timeline)) = self.fetch(index, &waiting, span, network, proxies) else { continue };
+            let Some(fetched) = fetched else { continue };
             if attempt.subject.is_sumdb() {
                 sumdb_work.push((index, attempt));
-                sumdb.push(fetch);
+                sumdb.push(fetched.fetch);
             } else if let Some(module) = attempt.subject.module() {
-                fetches.entry(module.clone()).or_default().push((fetch, timeline));
+                fetches.entry(module.clone()).or_default().push(fetched);
             } else if let Some(path) = attempt.subject.module_path() {
                 let module = ModuleVersion { path: path.to_owned(), version: String::new() };
-                fetches.entry(module).or_default().push((fetch, timeline));
+                fetches.entry(module).or_default().push(fetched);
             }
         }
 
         let mut rows = Rows::default();
-        let names = self.modules.keys().chain(fetches.keys()).cloned().collect::<std::collections::BTreeSet<_>>();
+        let names = self.modules.keys().chain(fetches.keys()).cloned().collect::<BTreeSet<_>>();
         for name in names {
             let own = fetches.remove(&name).unwrap_or_default();
-            let extra = kept_bytes.get(&name).copied().unwrap_or(0);
-            if let Some(module) = self.module(&name, own, extra, span, &sumdb_work, &mut rows.work) {
-                rows.files.hits += module.cached.len() as u64;
-                let fetched: std::collections::BTreeSet<_> =
-                    module.fetches.iter().map(|fetch| fetch.kind as u8).collect();
-                rows.files.misses += fetched.len() as u64;
+            let kept = by_vcs.remove(&name).unwrap_or_default();
+            if let Some(module) = self.module(&name, own, &kept, span, &sumdb_work, &mut rows.work) {
+                let asked = asked.remove(&name).unwrap_or_default();
+                rows.files.hits += module.cached.iter().filter(|kind| !asked.contains(kind)).count() as u64;
+                rows.files.misses += asked.len() as u64;
                 rows.modules.push(module);
             }
         }
@@ -136,6 +142,13 @@ impl Download {
         rows
     }
 
+    /// No proxy had it, and then it was there: a repository had brought it before.
+    fn kept_without_request(&self, attempt: &Attempt) -> bool {
+        let before = attempt.follows.map(|(before, _)| &self.attempts[before]);
+        let refused = before.is_some_and(|before| before.url.is_some());
+        refused && attempt.url.is_none() && matches!(attempt.end, Some((_, Outcome::Done)))
+    }
+
     fn fetch(
         &self,
         index: usize,
@@ -143,7 +156,7 @@ impl Download {
         span: Span,
         network: &Network,
         proxies: &Proxies,
-    ) -> Option<(Fetch, Timeline)> {
+    ) -> Option<Fetched> {
         let dialled = dialled_connection(attempt, network);
         let state = match attempt.end {
             Some((_, Outcome::Done)) => FetchState::Done,
@@ -174,13 +187,15 @@ impl Download {
             })
             .collect();
         let vcs = matches!(attempt.subject, Subject::Vcs(..));
+        let file = attempt.url.as_ref().is_some_and(RequestUrl::is_file);
         let host = attempt
             .host
             .clone()
             .or_else(|| connection.and_then(|index| proxies.host_of(network.connection(index))))
-            .or_else(|| proxies.only_host().filter(|_| !vcs).map(str::to_owned));
+            .or_else(|| proxies.only_host().filter(|_| !vcs && !file).map(str::to_owned));
         let source = match (&attempt.subject, &attempt.url) {
             (Subject::Vcs(..) | Subject::Discovery(_), _) => Some(Source::Direct),
+            _ if file => Some(Source::File),
             // The checksum database itself, not a proxy of it (cmd/go/internal/modfetch/sumdb.go).
             (Subject::Lookup(_) | Subject::Tile(_), Some(url)) if !url.path.contains("/sumdb/") => Some(Source::Direct),
             _ => proxies.source(host.as_deref()),
@@ -203,12 +218,12 @@ impl Download {
             proxy_index: attempt
                 .url
                 .as_ref()
-                .filter(|_| source == Some(Source::Proxy))
-                .and_then(|url| proxies.position(&url.host, &url.path)),
+                .filter(|_| matches!(source, Some(Source::Proxy | Source::File)))
+                .and_then(|url| proxies.position(url)),
             url: attempt.url.as_ref().map(|url| url.text.clone()),
             host,
             status: attempt.status,
-            requests: attempt.url.as_ref().map(|_| u32::try_from(attempt.hops.len()).unwrap_or(u32::MAX)),
+            requests: attempt.url.as_ref().map(|_| attempt.requests()),
             bytes: attempt.bytes.filter(|_| state == FetchState::Done),
             start_ns: attempt.asked_ns.saturating_sub(span.start_ns),
             duration_ns: stages.sum_ns(),
@@ -221,14 +236,15 @@ impl Download {
             error_type: attempt.error.as_ref().map(|(kind, _)| *kind),
             error: attempt.error.as_ref().and_then(|(_, text)| text.clone()),
         };
-        Some((fetch, timeline))
+        let asked = attempt.hops.iter().map(|hop| (hop.begin_ns, hop.url.host.clone())).collect();
+        Some(Fetched { fetch, timeline, asked })
     }
 
     fn module(
         &self,
         name: &ModuleVersion,
-        own: Vec<(Fetch, Timeline)>,
-        extra_bytes: u64,
+        own: Vec<Fetched>,
+        by_vcs: &ByVcs,
         span: Span,
         sumdb: &[(usize, &Attempt)],
         work: &mut Vec<Work<Charge>>,
@@ -238,8 +254,9 @@ impl Download {
         let unzips: Vec<_> = state.unzips.iter().map(|&(from, to)| (from, to.unwrap_or(span.end_ns))).collect();
         let module_charge = Charge::Module(name.clone());
         let mut intervals = Vec::new();
-        for (fetch, timeline) in &own {
-            for &(stage, from_ns, to_ns) in &timeline.spans {
+        for fetched in &own {
+            let fetch = &fetched.fetch;
+            for &(stage, from_ns, to_ns) in &fetched.timeline.spans {
                 intervals.push((from_ns, to_ns));
                 let mut charges = vec![
                     Charge::Phase(Phase::Download),
@@ -247,10 +264,10 @@ impl Download {
                     Charge::Fetch(fetch.id),
                     module_charge.clone(),
                 ];
-                if let (Some(host), Some(source)) = (&fetch.host, fetch.source)
+                if let (Some(host), Some(source)) = (fetched.host_at(from_ns), fetch.source)
                     && stage != Stage::Verify
                 {
-                    charges.push(Charge::Host(host.clone(), source));
+                    charges.push(Charge::Host(host.to_owned(), source));
                 }
                 split_by_sumdb(stage, from_ns, to_ns, charges, name, sumdb, work);
             }
@@ -265,8 +282,8 @@ impl Download {
                 work.push(Work { start_ns: from_ns, end_ns: to_ns, charges });
             }
         }
-        let fetches: Vec<Fetch> = own.into_iter().map(|(fetch, _)| fetch).collect();
-        let failed = last_failure(&fetches);
+        let fetches: Vec<Fetch> = own.into_iter().map(|fetched| fetched.fetch).collect();
+        let failed = last_failure(&fetches, &by_vcs.files);
         let in_flight = fetches.iter().any(|fetch| fetch.state == FetchState::InFlight);
         let result = match (failed, in_flight, fetches.is_empty()) {
             (Some(_), ..) => ModuleResult::Failed,
@@ -282,19 +299,22 @@ impl Download {
             let (kind, text) = state.error.clone().filter(|_| result == ModuleResult::Failed)?;
             Some((kind, Some(text)))
         });
-        let costliest = fetches.iter().max_by_key(|fetch| fetch.duration_ns);
+        // Where it came from, rather than who had not got it.
+        let served = |fetch: &Fetch| (fetch.state == FetchState::Failed) == failed.is_some();
+        let costliest = fetches.iter().max_by_key(|fetch| (served(fetch), fetch.duration_ns));
         let sum = |spans: &[(u64, u64)]| spans.iter().map(|(from, to)| to - from).sum::<u64>();
         Some(Module {
             path: name.path.clone(),
             version: Some(name.version.clone()).filter(|version| !version.is_empty()),
             result,
             source: costliest.and_then(|fetch| fetch.source),
-            host: costliest.and_then(|fetch| fetch.host.clone()).or_else(|| {
+            host: costliest.and_then(|costliest| {
                 // Most of git's work is on what it has got already.
-                let remote = fetches.iter().filter(|fetch| fetch.host.is_some());
-                remote.max_by_key(|fetch| fetch.duration_ns).and_then(|fetch| fetch.host.clone())
+                let alike = fetches.iter().filter(|fetch| fetch.source == costliest.source && fetch.host.is_some());
+                let remote = alike.max_by_key(|fetch| (served(fetch), fetch.duration_ns));
+                costliest.host.clone().or_else(|| remote.and_then(|fetch| fetch.host.clone()))
             }),
-            bytes: extra_bytes + fetches.iter().filter_map(|fetch| fetch.bytes).sum::<u64>(),
+            bytes: by_vcs.bytes + fetches.iter().filter_map(|fetch| fetch.bytes).sum::<u64>(),
             cached: state.cached.iter().copied().collect::<Vec<FileKind>>(),
             lock_wait_ns: (!state.lock_waits.is_empty()).then(|| sum(&state.lock_waits)),
             unzip_ns: (!unzips.is_empty()).then(|| sum(&unzips)),
@@ -312,13 +332,44 @@ impl Download {
     }
 }
 
-/// The last fetch of a kind that failed and that no later one of the kind made good.
-fn last_failure(fetches: &[Fetch]) -> Option<&Fetch> {
+/// A fetch, and what of it the sharing of the wall time needs.
+struct Fetched {
+    fetch: Fetch,
+    timeline: Timeline,
+    /// From when which host was asked, where the tier sees it.
+    asked: Vec<(u64, String)>,
+}
+
+impl Fetched {
+    /// Whom it waited for: after a redirect another than at first.
+    fn host_at(&self, at_ns: u64) -> Option<&str> {
+        let later = self.asked.iter().skip(1).rfind(|(from_ns, _)| *from_ns <= at_ns);
+        later.map(|(_, host)| host.as_str()).or(self.fetch.host.as_deref())
+    }
+}
+
+/// What version control brought of a module version.
+#[derive(Default)]
+struct ByVcs {
+    bytes: u64,
+    files: BTreeSet<FileKind>,
+}
+
+/// The last fetch of a kind that failed and that no later one of the kind made good, nor version control.
+fn last_failure<'a>(fetches: &'a [Fetch], by_vcs: &BTreeSet<FileKind>) -> Option<&'a Fetch> {
     fetches.iter().enumerate().find_map(|(at, fetch)| {
-        let made_good =
-            fetches[at + 1..].iter().any(|later| later.kind == fetch.kind && later.state != FetchState::Failed);
-        (fetch.state == FetchState::Failed && !made_good && fetch.kind != super::super::types::FetchKind::Vcs)
-            .then_some(fetch)
+        let mut later = fetches[at + 1..].iter().filter(|later| later.state != FetchState::Failed);
+        let made_good = match fetch.kind {
+            FetchKind::Info => by_vcs.contains(&FileKind::Info),
+            FetchKind::Mod => by_vcs.contains(&FileKind::Mod),
+            FetchKind::Zip => by_vcs.contains(&FileKind::Zip),
+            // A repository is looked for where no proxy knows the module.
+            FetchKind::List | FetchKind::Latest => later.clone().any(|later| later.kind == FetchKind::GoGet),
+            FetchKind::Vcs => true,
+            FetchKind::GoGet | FetchKind::Supported | FetchKind::Lookup | FetchKind::Tile => false,
+        };
+        let again = later.any(|later| later.kind == fetch.kind);
+        (fetch.state == FetchState::Failed && !made_good && !again).then_some(fetch)
     })
 }
 

@@ -9,6 +9,7 @@ use super::{
     },
     Download,
     attempt::Attempt,
+    call::AnsweredHop,
     error::status_error,
     names, rows,
 };
@@ -17,6 +18,10 @@ use crate::ring::event::{Content, SocketEvent, Task};
 /// A TLS record with an alert (close_notify), which TLS 1.3 sends as application data: header, explicit nonce of TLS 1.2,
 /// alert, tag. No request is as short.
 const LONGEST_ALERT_BYTES: u64 = 5 + 8 + 3 + 16;
+
+/// A write is told when it returns, and its thread may be held up within it: longest time by which its answer was read
+/// before.
+const LATE_WRITE_NS: u64 = 1_000_000_000;
 
 /// Longest time from the look that finds a file missing to its request on a connection that is open.
 const LOOK_TO_REQUEST_NS: u64 = 250_000_000;
@@ -44,27 +49,36 @@ impl Download {
         match &event.content {
             Content::HttpRequest { path, host, .. } if event.write => {
                 self.exchanges.remove(&connection);
-                let sent = self.attempts.iter_mut().enumerate().rev().find(|(_, attempt)| {
+                let sent = self.attempts.iter().rposition(|attempt| {
                     let hop = attempt.hops.last();
                     attempt.open()
                         && attempt.pid == task.pid
+                        // Not the one after it: this write is told late, its answer was there before.
+                        && !self.failure_is_known(attempt)
                         && hop.map_or_else(
                             || attempt.sent_ns.is_none() && names(path, &attempt.subject),
                             |hop| hop.sent_ns.is_none() && hop.asks_for(path, host.as_deref()),
                         )
                 });
-                if let Some((index, attempt)) = sent {
+                let early = self.early_responses.remove(&connection);
+                if let Some(index) = sent {
+                    let attempt = &mut self.attempts[index];
                     if attempt.url.is_none() {
                         attempt.host.clone_from(host);
                     }
+                    let asked = attempt.asked_ns.max(at_ns.saturating_sub(LATE_WRITE_NS));
                     self.left(at_ns, index, connection, network);
                     self.plain.insert(connection, index);
+                    if let Some((response_ns, status)) = early.filter(|(response_ns, _)| *response_ns >= asked) {
+                        self.plain.remove(&connection);
+                        self.response(response_ns, index, status);
+                    }
                 }
             }
-            Content::HttpResponse { status, .. } if !event.write => {
-                let Some(index) = self.plain.remove(&connection) else { return };
-                self.response(at_ns, index, *status);
-            }
+            Content::HttpResponse { status, .. } if !event.write => match self.plain.remove(&connection) {
+                Some(index) => self.response(at_ns, index, *status),
+                None => drop(self.early_responses.insert(connection, (at_ns, *status))),
+            },
             // It is closed, perhaps by the goroutine that dialled it and before it carried anything.
             Content::TlsData | Content::Opaque if event.write && u64::from(event.bytes) <= LONGEST_ALERT_BYTES => {}
             Content::TlsData | Content::Opaque if event.write && self.exchanges.contains_key(&connection) => {
@@ -78,7 +92,9 @@ impl Download {
             Content::TlsData | Content::Opaque if event.write => {
                 // Over HTTP/2 each request is written by a goroutine of its own, which the requester started
                 // (net/http, `(*http2ClientConn).RoundTrip`).
-                if event.first_by_goroutine && network.connection(connection).carries_requests() {
+                // A requester itself writes only that it has read (`transportResponseBody.Read`).
+                let requester = self.works((task.pid, task.goroutine));
+                if event.first_by_goroutine && !requester && network.connection(connection).carries_requests() {
                     self.request_sent(at_ns, task.pid, task.parent_goroutine, connection, network);
                 }
             }
@@ -118,6 +134,12 @@ impl Download {
             return;
         }
         let key = (pid, requester);
+        if let Some(given) = self.take_answered(key, at_ns) {
+            let attempt = &mut self.attempts[given.attempt];
+            attempt.sent_late(at_ns, given.hop, connection);
+            network.carried(connection, attempt.subject.module_path());
+            return;
+        }
         let open = |index: &&usize| self.attempts[**index].open();
         let index = self
             .requesting_or_reading(key)
@@ -129,6 +151,24 @@ impl Download {
             Some(index) => self.left(at_ns, index, connection, network),
             None => network.carried(connection, None),
         }
+    }
+
+    /// A goroutine has something to fetch.
+    fn works(&self, goroutine: (u32, u64)) -> bool {
+        self.requesting_or_reading(goroutine).is_some()
+            || self.current.contains_key(&goroutine)
+            || self.current_sumdb.contains_key(&goroutine)
+    }
+
+    /// The oldest request of a goroutine that was answered and not seen to leave.
+    fn take_answered(&mut self, goroutine: (u32, u64), now_ns: u64) -> Option<AnsweredHop> {
+        let answered = self.answered.get_mut(&goroutine)?;
+        answered.retain(|hop| now_ns.saturating_sub(hop.end_ns) < LATE_WRITE_NS);
+        let oldest = (!answered.is_empty()).then(|| answered.remove(0));
+        if answered.is_empty() {
+            self.answered.remove(&goroutine);
+        }
+        oldest
     }
 
     /// The request of an attempt left on a connection.

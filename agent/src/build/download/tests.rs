@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// A go command that asks a proxy over HTTP/1 under TLS, where only the functions of net/http tell whose a request is.
+/// A go command that asks a proxy, and of which the functions of net/http are watched.
 #[derive(Default)]
 struct Client {
     network: Network,
@@ -23,6 +23,22 @@ impl Client {
 
     /// A dialler of `requester`'s opens a connection, whose handle and kernel address are its number.
     fn dial(&mut self, at_ns: u64, requester: u64, number: u64) -> ConnectionIndex {
+        let connection = self.connect(at_ns, requester, number);
+        let dialler = Self::task(number, requester);
+        self.write(at_ns, dialler, number, Content::ClientHello { sni: None, alpn: Vec::new() }, 250);
+        self.write(at_ns, dialler, number, Content::TlsChangeCipher, 64);
+        self.download.dial_ends(dialler, number, &self.network);
+        connection
+    }
+
+    /// As [`Self::dial`], without TLS.
+    fn dial_plain(&mut self, at_ns: u64, requester: u64, number: u64) -> ConnectionIndex {
+        let connection = self.connect(at_ns, requester, number);
+        self.download.dial_ends(Self::task(number, requester), number, &self.network);
+        connection
+    }
+
+    fn connect(&mut self, at_ns: u64, requester: u64, number: u64) -> ConnectionIndex {
         let dialler = Self::task(number, requester);
         let connect = Connect {
             kernel: number,
@@ -36,9 +52,6 @@ impl Client {
         };
         let connection = self.network.connect(at_ns, dialler, &connect).unwrap();
         self.download.dialled(dialler, connection, &mut self.network);
-        self.write(at_ns, dialler, number, Content::ClientHello { sni: None, alpn: Vec::new() }, 250);
-        self.write(at_ns, dialler, number, Content::TlsChangeCipher, 64);
-        self.download.dial_ends(dialler, number, &self.network);
         connection
     }
 
@@ -141,4 +154,52 @@ fn a_request_that_is_given_to_another_connection_is_that_ones() {
     client.answer(8, 1);
     assert_eq!(client.sent(0), (Some(second), Some(7)));
     assert_eq!(client.download.attempts[0].connection, Some(second));
+}
+
+/// Over HTTP/2 each request is written by a goroutine that its requester started.
+#[test]
+fn a_write_that_returns_after_the_next_question_belongs_to_the_one_before() {
+    let mut client = Client::default();
+    client.ask(1, 1);
+    let connection = client.dial(2, 1, 101);
+    client.answer(3, 1);
+    client.download.query_ends(4, Client::task(1, 0), Query::Mod, false, &client.network);
+    client.ask(5, 1);
+    client.write(6, Client::task(201, 1), 101, Content::TlsData, 90);
+    client.write(7, Client::task(202, 1), 101, Content::TlsData, 90);
+    client.answer(8, 1);
+    assert_eq!((client.sent(0), client.sent(1)), ((Some(connection), Some(3)), (Some(connection), Some(7))));
+}
+
+#[test]
+fn what_a_requester_writes_itself_is_no_request_of_its_starters() {
+    let mut client = Client::default();
+    client.ask(1, 1);
+    let connection = client.dial(2, 1, 101);
+    client.ask(3, 2);
+    // A WINDOW_UPDATE, from the goroutine that reads an answer.
+    client.write(4, Client::task(2, 1), 101, Content::TlsData, 48);
+    assert_eq!(client.sent(0), (None, None));
+    client.write(5, Client::task(201, 1), 101, Content::TlsData, 90);
+    assert_eq!(client.sent(0), (Some(connection), Some(5)));
+}
+
+#[test]
+fn a_request_that_is_told_after_its_refusal_is_not_the_next_ones() {
+    let mut client = Client::default();
+    client.ask(1, 1);
+    client.dial_plain(2, 1, 101);
+    client.give(3, 1, 101);
+    let refusal = Answer { status: Some(404) };
+    client.download.hop_ends(4, Client::task(1, 0), refusal, &mut client.network);
+    client.download.request_ends(4, Client::task(1, 0), refusal, &client.network);
+    let request = Content::HttpRequest {
+        method: "GET".to_owned(),
+        path: "/m1/@v/v1.0.0.mod".to_owned(),
+        host: Some("proxy.test".to_owned()),
+    };
+    client.write(5, Client::task(1101, 101), 101, request, 158);
+    assert_eq!(client.sent(0).1, Some(3));
+    let evident: Vec<bool> = client.download.attempts.iter().map(Attempt::evident).collect();
+    assert_eq!(evident, [true, false], "nothing was asked after the refusal");
 }

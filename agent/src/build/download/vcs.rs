@@ -1,7 +1,7 @@
 //! Version control children that modules wait for.
 
 use super::{
-    super::types::ErrorType,
+    super::{cache_path::ModuleVersion, types::ErrorType},
     Download,
     attempt::{Attempt, Outcome, Subject},
 };
@@ -10,9 +10,18 @@ use crate::ring::event::Task;
 impl Download {
     /// A version control child was started. Gives its attempt, if a module waits for it.
     pub fn vcs_started(&mut self, at_ns: u64, parent: Task, program: &str) -> Option<usize> {
-        let waiting = *self.current.get(&(parent.pid, parent.goroutine))?;
-        self.attempts[waiting].by_vcs = true;
-        let module = self.attempts[waiting].subject.module().cloned();
+        let goroutine = (parent.pid, parent.goroutine);
+        let module = match self.current.get(&goroutine) {
+            Some(&waiting) => {
+                self.attempts[waiting].by_vcs = true;
+                self.attempts[waiting].subject.module().cloned()
+            }
+            // A question about versions looks for no file first.
+            None => {
+                let path = self.asking_repository(goroutine)?.to_owned();
+                Some(ModuleVersion { path, version: String::new() })
+            }
+        };
         let index = self.attempts.len();
         self.attempts.push(Attempt::new(Subject::Vcs(module, program.to_owned()), parent.pid, parent.goroutine, at_ns));
         Some(index)

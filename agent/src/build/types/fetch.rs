@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Durations, Stage};
+use super::{BuildResult, Durations, Stage};
 
 /// A server as it stands in the URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,15 +13,15 @@ pub struct Host {
     pub host: String,
     /// What it was asked as.
     pub source: Source,
-    /// Fetches, sumdb included.
+    /// Fetches that asked it, sumdb included, also after a redirect.
     pub requests: u64,
-    /// Error type → fetches.
+    /// Error type → fetches that ended with it here.
     pub errors: BTreeMap<ErrorType, u64>,
-    /// Bodies kept.
+    /// Bodies that it sent and that were kept.
     pub bytes: u64,
     /// Share in the wall time.
     pub wall_share_ns: u64,
-    /// Of its fetches.
+    /// Of its parts of the fetches.
     pub duration_ns: Durations,
 }
 
@@ -50,7 +50,8 @@ pub struct Module {
     /// Where its files came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
-    /// Host of its costliest fetch; of the costliest that has one, where that did not need the network.
+    /// Host of the costliest fetch that served it (that failed, if it failed); of the costliest that has one, where that did
+    /// not need the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Sum over its fetches.
@@ -79,6 +80,15 @@ pub struct Module {
     pub cache_entry: Option<CacheEntry>,
     /// In order of their start.
     pub fetches: Vec<Fetch>,
+}
+
+impl Module {
+    /// It was asked for and is not there, in a build that worked without: the go command asks for more than there is (each
+    /// prefix of an import path, a `latest` of a path without versions) and takes a "no" for an answer.
+    pub fn is_probe(&self, build: Option<BuildResult>) -> bool {
+        let refused = matches!(self.error_type, None | Some(ErrorType::Http404 | ErrorType::Http410));
+        build == Some(BuildResult::Success) && self.result == ModuleResult::Failed && refused
+    }
 }
 
 /// What the module cache had of a module version when the go command looked.
@@ -220,6 +230,49 @@ pub struct Fetch {
     pub error: Option<String>,
 }
 
+/// One host that a fetch asked: the first, or one that it was redirected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// `name[:port]`.
+    pub host: &'a str,
+    /// What the fetch spent on it; of the last one, the body and its check too.
+    pub duration_ns: u64,
+    /// Request sent → first byte of its answer.
+    pub ttfb_ns: Option<u64>,
+    /// It gave the answer that the fetch ended with.
+    pub last: bool,
+}
+
+impl Fetch {
+    /// Whom it asked, in order. They share its duration without a rest; nothing where the host is not known.
+    pub fn asked(&self) -> Vec<Asked<'_>> {
+        let Some(host) = self.host.as_deref() else { return Vec::new() };
+        // A document may come from anywhere.
+        let sum = |ns: &mut dyn Iterator<Item = u64>| ns.fold(0, u64::saturating_add);
+        let hops = |ns: fn(&Stages) -> u64| sum(&mut self.redirects.iter().map(|hop| ns(&hop.stages)));
+        let later_ttfb_ns = hops(|stages| stages.ttfb_ns.unwrap_or(0));
+        let body_ns = [self.stages.transfer_ns, self.stages.verify_ns, self.stages.unattributed_ns];
+        let body_ns = sum(&mut body_ns.into_iter().flatten());
+        let mut asked = vec![Asked {
+            host,
+            duration_ns: self.duration_ns.saturating_sub(hops(Stages::sum_ns)).saturating_sub(body_ns),
+            ttfb_ns: self.stages.ttfb_ns.map(|ns| ns.saturating_sub(later_ttfb_ns)),
+            last: false,
+        }];
+        asked.extend(self.redirects.iter().map(|hop| Asked {
+            host: &hop.host,
+            duration_ns: hop.stages.sum_ns(),
+            ttfb_ns: hop.stages.ttfb_ns,
+            last: false,
+        }));
+        if let Some(last) = asked.last_mut() {
+            last.last = true;
+            last.duration_ns = last.duration_ns.saturating_add(body_ns);
+        }
+        asked
+    }
+}
+
 /// Disjoint stages of a fetch or a hop. Where the boundary between neighbours cannot be seen, the time stands in the
 /// earlier one and the later is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,7 +323,7 @@ impl Stages {
 
     /// Sum of the stages present.
     pub fn sum_ns(&self) -> u64 {
-        self.present().map(|(_, ns)| ns).sum()
+        self.present().map(|(_, ns)| ns).fold(0, u64::saturating_add)
     }
 }
 
