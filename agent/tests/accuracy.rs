@@ -23,6 +23,8 @@ mod ledger;
 mod modules;
 #[path = "accuracy/packages.rs"]
 mod packages;
+#[path = "shared/schema.rs"]
+mod schema;
 #[path = "oracle/spans.rs"]
 #[allow(dead_code, reason = "shared with the oracle's tests")]
 mod spans;

@@ -23,6 +23,9 @@ mod prometheus;
 #[path = "export/reports.rs"]
 mod reports;
 #[cfg(feature = "probe")]
+#[path = "shared/schema.rs"]
+mod schema;
+#[cfg(feature = "probe")]
 #[path = "export/wrapper.rs"]
 mod wrapper;
 

@@ -6,6 +6,8 @@
 #![cfg(all(feature = "probe", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]")]
 
+#[path = "shared/schema.rs"]
+mod schema;
 #[path = "live/wrapper.rs"]
 mod wrapper;
 #[path = "live/passed_on.rs"]

@@ -8,6 +8,8 @@
 mod graph;
 #[path = "oracle/headers.rs"]
 mod headers;
+#[path = "shared/schema.rs"]
+mod schema;
 #[path = "oracle/spans.rs"]
 mod spans;
 #[path = "oracle/traced.rs"]

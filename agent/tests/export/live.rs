@@ -23,12 +23,14 @@ use crate::collector::Collector;
 use crate::figures;
 use crate::process::{Guard, free_port, installed, skip};
 use crate::prometheus::Prometheus;
+use crate::schema::assert_valid;
 
 /// Every report of a directory.
 fn reports(directory: &Path) -> Vec<Value> {
     let files = fs::read_dir(directory).unwrap().flatten();
     let json = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "json"));
-    json.map(|file| serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap()).collect()
+    let texts = json.map(|file| fs::read_to_string(file.path()).unwrap());
+    texts.inspect(|text| assert_valid(text, "of the agent")).map(|text| serde_json::from_str(&text).unwrap()).collect()
 }
 
 /// Every build that was kept in a directory.

@@ -8,7 +8,10 @@ use testkit::{
     proxy::{Proxy, Transport},
 };
 
-use crate::wrapper::{EMPTY_MAIN, PROGRAM, Wrapper, assert_valid, environment, modules, possible, write_program};
+use crate::{
+    schema::assert_valid,
+    wrapper::{EMPTY_MAIN, PROGRAM, Wrapper, environment, modules, possible, write_program},
+};
 
 #[test]
 fn paths_alone_leave_out_what_they_cannot_see() {

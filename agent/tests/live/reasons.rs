@@ -350,7 +350,7 @@ fn mounted(lab: &Lab, script: &str, options: &[&str]) -> Vec<(String, Option<Reb
     let output = command.args(options).args(["go", "build", "./..."]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = fs::read_to_string(&report).unwrap();
-    crate::wrapper::assert_valid(&text, script);
+    crate::schema::assert_valid(&text, script);
     let document = gobuild_trace::report::json::from_slice(text.as_bytes()).unwrap();
     let packages = &document.builds[0].caches.packages;
     let of = |package: &Package| (package.import_path.replace("reason.test/m/", ""), package.reason);

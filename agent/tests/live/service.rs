@@ -19,7 +19,10 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::wrapper::{EMPTY_MAIN, PROGRAM, environment, possible, wait_until, write_program};
+use crate::{
+    schema::assert_valid,
+    wrapper::{EMPTY_MAIN, PROGRAM, environment, possible, wait_until, write_program},
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -91,7 +94,11 @@ impl Drop for Service {
 fn reports(directory: &Path) -> Vec<Document> {
     let files = fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
     let reports = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
-    reports.map(|path| json::from_slice(&fs::read(path).unwrap()).unwrap()).collect()
+    let texts = reports.map(|path| fs::read_to_string(path).unwrap());
+    texts
+        .inspect(|text| assert_valid(text, "of the agent"))
+        .map(|text| json::from_slice(text.as_bytes()).unwrap())
+        .collect()
 }
 
 /// What a go command does before the agent has read its file is seen without its goroutines and functions. The report says

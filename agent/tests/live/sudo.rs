@@ -13,7 +13,10 @@ use std::{
 use gobuild_trace::{build::BuildResult, report::json};
 use testkit::{goenv::GoEnv, proxy::Proxy};
 
-use crate::wrapper::{PROGRAM, assert_valid, modules, possible};
+use crate::{
+    schema::assert_valid,
+    wrapper::{PROGRAM, modules, possible},
+};
 
 /// A user of this machine who may become root, for one test.
 struct TestUser {

@@ -189,7 +189,7 @@ impl Ran {
         let json = fs::read_to_string(files.path().join("report.json")).unwrap();
         let recording = files.path().join("recording");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_valid(&json, &stderr);
+        crate::schema::assert_valid(&json, &stderr);
         let document = json::from_slice(json.as_bytes()).unwrap();
         assert!(rendered(&recording, &["--json", "-"]) == json, "the recording's JSON is another: {stderr}");
         assert_eq!(rendered(&recording, &[]), text, "the recording's text is another");
@@ -243,16 +243,6 @@ pub fn rendered(file: &Path, options: &[&str]) -> String {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Panics unless `text` is JSON that fits the committed schema.
-pub fn assert_valid(text: &str, context: &str) {
-    static VALIDATOR: LazyLock<jsonschema::Validator> =
-        LazyLock::new(|| jsonschema::draft202012::new(&serde_json::from_str(json::SCHEMA).unwrap()).unwrap());
-    let value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}\n{context}"));
-    let errors: Vec<String> =
-        VALIDATOR.iter_errors(&value).map(|error| format!("{}: {error}", error.instance_path())).collect();
-    assert!(errors.is_empty(), "{errors:#?}");
 }
 
 /// Waits until `holds`.

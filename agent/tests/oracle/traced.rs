@@ -63,8 +63,10 @@ impl Traced {
     fn finish(mut command: Command, report: &Path) -> Self {
         let output = command.output().expect("the wrapper starts");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        let bytes = std::fs::read(report).unwrap_or_else(|error| panic!("{}: {error}\n{stderr}", report.display()));
-        let document = json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}\n{stderr}"));
+        let text = std::fs::read_to_string(report);
+        let text = text.unwrap_or_else(|error| panic!("{}: {error}\n{stderr}", report.display()));
+        crate::schema::assert_valid(&text, &stderr);
+        let document = json::from_slice(text.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{stderr}"));
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         Self { document, stdout, stderr, code: output.status.code() }
     }
