@@ -1,6 +1,6 @@
-//! One instant on the two clocks that the logs are read with.
+//! One instant on the two clocks that the logs are read with, and the time that no thread of ours has.
 
-use std::time::Duration;
+use std::{fs, io, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,18 @@ impl Stamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.monotonic_ns.saturating_sub(earlier.monotonic_ns))
     }
+}
+
+/// Time that the hypervisor ran others on the processors since boot, summed over them, down to the hundredth of a second
+/// (USER_HZ). It passes on every clock but those of threads (CONFIG_PARAVIRT_TIME_ACCOUNTING).
+///
+/// # Errors
+/// `/proc/stat` cannot be read, or has no such column, which came with Linux 2.6.11.
+pub fn stolen() -> io::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    // "cpu", user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)).
+    let hundredths = stat.split_whitespace().nth(8).and_then(|word| word.parse().ok());
+    hundredths.map(|count: u64| Duration::from_millis(count * 10)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn read(clock: ClockId) -> u64 {
