@@ -7,6 +7,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -47,7 +48,9 @@ fn environment(addresses: &Value) -> GoEnv {
 
 fn records(log: &Path) -> Vec<RequestRecord> {
     let text = fs::read_to_string(log).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    // A line is whole when the next begins: the server may be writing it.
+    let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -107,7 +110,14 @@ fn a_configuration_with_a_fallthrough() {
     assert_eq!(addresses["environment"]["GOSUMDB"], "off");
     let go = environment(&addresses);
     let mut go = go.command(["mod", "download"]).current_dir(path("program")).stderr(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    // What it asks the second proxy for, the first has refused.
+    let asks_for_zip = || records(path("a").as_ref()).iter().any(|r| r.asked.kind() == "zip");
+    let begun = Instant::now();
+    while !asks_for_zip() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no zip is asked for");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(700));
     assert!(go.try_wait().unwrap().is_none(), "it waits for a zip");
     // The server goes first: its log still says that the requests were never answered.
     stop(child);
