@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::LazyLock,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use gobuild_trace::{
@@ -59,7 +59,7 @@ pub fn environment<'a>() -> GoEnvBuilder<'a> {
 
 /// Modules that nobody else has, so that nothing of them is in a cache.
 pub fn modules(count: usize) -> std::sync::Arc<ModuleSet> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let prefix = format!("example.test/g{:x}", now.as_nanos());
     std::sync::Arc::new(ModuleSet::generate(&Shape { modules: count, prefix, ..Shape::default() }).unwrap())
 }
@@ -181,6 +181,8 @@ pub struct Ran {
     pub document: Document,
     /// The recording.
     pub recording: Vec<u8>,
+    /// When the last of text, JSON and recording was written.
+    pub written: SystemTime,
 }
 
 impl Ran {
@@ -188,6 +190,9 @@ impl Ran {
         let text = fs::read_to_string(files.path().join("report.txt")).unwrap();
         let json = fs::read_to_string(files.path().join("report.json")).unwrap();
         let recording = files.path().join("recording");
+        let written =
+            ["report.txt", "report.json", "recording"].map(|file| files.path().join(file).metadata().unwrap());
+        let written = written.iter().map(|file| file.modified().unwrap()).max().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         crate::schema::assert_valid(&json, &stderr);
         let document = json::from_slice(json.as_bytes()).unwrap();
@@ -195,7 +200,7 @@ impl Ran {
         assert_eq!(rendered(&recording, &[]), text, "the recording's text is another");
         assert_eq!(rendered(&files.path().join("report.json"), &[]), text, "the JSON's text is another");
         let recording = fs::read(&recording).unwrap();
-        Self { status: output.status, stdout: output.stdout, stderr, text, json, document, recording }
+        Self { status: output.status, stdout: output.stdout, stderr, text, json, document, recording, written }
     }
 
     /// The only build.
