@@ -201,13 +201,22 @@ impl Ledger {
         }
     }
 
+    /// A time that only a stall of the machine makes so long.
+    pub fn below(&mut self, figure: Figure, what: impl Display, ours_ns: u64, bound_ns: u64) {
+        let tally = self.tallies.entry(figure).or_default();
+        tally.count += 1;
+        if ours_ns >= bound_ns {
+            tally.outside.push(format!("{what}: {ours_ns} ns, not below {bound_ns} ns"));
+        }
+    }
+
     /// Whether all times are within their bounds.
     fn is_timely(&self) -> bool {
         self.tallies.iter().all(|(figure, tally)| {
             let mut errors_ns = tally.errors_ns.clone();
             errors_ns.sort_unstable();
             let median_ns = errors_ns.get(errors_ns.len() / 2).copied().unwrap_or(0);
-            figure.tolerance().is_none_or(|(.., most_ns)| {
+            figure.tolerance().map_or(tally.outside.is_empty(), |(.., most_ns)| {
                 tally.outside.len() as u64 <= figure.most_outside(tally.count, self.crowded) && median_ns <= most_ns
             })
         })
@@ -255,6 +264,14 @@ impl Ledger {
                 }
                 summary.push(format!("{figure:?} {} (median {median_ns} ns, worst {worst_ns} ns)", tally.count));
             } else {
+                if !tally.outside.is_empty() {
+                    let shown = &tally.outside[..tally.outside.len().min(10)];
+                    problems.push(format!(
+                        "{figure:?}: {} of {} outside: {shown:#?}",
+                        tally.outside.len(),
+                        tally.count
+                    ));
+                }
                 let unknown = if tally.unknown == 0 { String::new() } else { format!(" (+{} unknown)", tally.unknown) };
                 summary.push(format!("{figure:?} {}{unknown}", tally.count));
             }
