@@ -26,7 +26,8 @@ fn the_smallest_ring_under_a_heavy_build_loses_and_says_so() {
     assert!(!build.complete);
     assert!(build.lost_events.total > 0 && build.lost_events.total <= document.lost_events.total);
     assert!(!build.incomplete.is_empty());
-    assert_eq!(build.result, Some(BuildResult::Success));
+    // Its end may be among what was lost.
+    assert!(matches!(build.result, None | Some(BuildResult::Success)), "{:?}", build.result);
     assert!(build.findings.iter().any(|finding| finding.code == "lost_events"), "{:#?}", build.findings);
     let words = ran.text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("events were lost"), "{}", ran.text);
