@@ -243,67 +243,87 @@ fn spans_are_those_of_debug_trace_one_for_one() {
     }
 }
 
-/// Each delay appears in its own stage, about as long as the proxy's log says it was held.
+/// Each delay appears in its own stage, about as long as the proxy's log says it was held. Once of three times none must be
+/// off: a machine that others load too stalls now and then.
 #[test]
 fn an_injected_delay_is_in_its_own_stage_alone() {
     if !privileged() {
         return;
     }
     let authority = Authority::new().expect("a certificate authority");
+    for transport in [Transport::Plain, Transport::Http2(&authority)] {
+        let timely = (0..3).any(|_| {
+            let outside = delays_outside(&authority, transport);
+            outside.iter().for_each(|line| eprintln!("{line}"));
+            outside.is_empty()
+        });
+        assert!(timely, "delays are in other stages, or of other lengths, three times of three");
+    }
+}
+
+/// The times of a run that are not as its delays want them.
+fn delays_outside(authority: &Authority, transport: Transport<'_>) -> Vec<String> {
+    /// A write is noted when it returns: the server may have what was written before that.
+    const NOTED_LATE_NS: u64 = 5_000_000;
+    const NEAR_NS: u64 = 60_000_000;
     let shape = Shape { modules: 12, payload_bytes: 200 << 10, topology: Topology::Fan, ..Shape::default() };
     let modules = std::sync::Arc::new(ModuleSet::generate(&shape).expect("modules"));
     let sumdb = Sumdb::new("sum.test", [Source::from(modules.clone())]).expect("a database");
-    for transport in [Transport::Plain, Transport::Http2(&authority)] {
-        let proxy = Proxy::builder("proxy")
-            .transport(transport)
-            .source(modules.clone())
-            .sumdb(sumdb.clone())
-            .connection_rule(ConnectionRule::accept(Duration::from_millis(400)))
-            .rule(Rule::on("*2/@v/*.zip").first_byte(Duration::from_millis(700)))
-            .rule(Rule::on("*3/@v/*.zip").body_rate(400 << 10))
-            .rule(Rule::on("*/sumdb/*/lookup/*").first_byte(Duration::from_millis(150)))
-            .start()
-            .expect("a proxy");
-        let environment =
-            GoEnv::builder().proxy(proxy.url()).authority(&authority).sumdb(&sumdb).build().expect("an environment");
-        modules.write_program_without_sums(environment.work_dir()).expect("a program");
-        let tidy = Traced::run(&environment, &["mod", "tidy"]);
-        let build = tidy.build();
-        assert_eq!(tidy.code, Some(0), "{}", tidy.stderr);
-        let log = proxy.log();
-        let mut delayed = (0, 0);
-        for (file, fetches) in &files_by_name(build) {
-            let fetch = fetches[0];
-            let asked = format!("/{file}");
-            let record = log
-                .iter()
-                .find(|record| record.path.replace("%21", "!") == asked)
-                .unwrap_or_else(|| panic!("log of {asked}"));
-            assert_eq!(fetch.host.as_deref(), Some(proxy.host().as_str()), "host of {file}");
-            if fetch.kind != FetchKind::Info {
-                assert_eq!(fetch.bytes, Some(record.body_bytes), "bytes of {file}");
-            }
-            let ttfb_ns = fetch.stages.ttfb_ns.unwrap_or_else(|| panic!("{file} has no first byte: {fetch:?}"));
-            let held_ns = record.held.first_byte_ns;
-            if held_ns > 0 {
-                delayed.0 += 1;
-                assert!(ttfb_ns >= held_ns && ttfb_ns - held_ns < 60_000_000, "{file}: {ttfb_ns} ns for {held_ns} ns");
-            } else {
-                assert!(ttfb_ns < 600_000_000, "{file}: {ttfb_ns} ns though nothing was held");
-            }
-            if record.held.body_ns > 0 {
-                delayed.1 += 1;
-                let transfer_ns = fetch.stages.transfer_ns.unwrap_or(0);
-                assert!(transfer_ns.abs_diff(record.held.body_ns) < 60_000_000, "{file}: {transfer_ns} ns of body");
-            }
+    let proxy = Proxy::builder("proxy")
+        .transport(transport)
+        .source(modules.clone())
+        .sumdb(sumdb.clone())
+        .connection_rule(ConnectionRule::accept(Duration::from_millis(400)))
+        .rule(Rule::on("*2/@v/*.zip").first_byte(Duration::from_millis(700)))
+        .rule(Rule::on("*3/@v/*.zip").body_rate(400 << 10))
+        .rule(Rule::on("*/sumdb/*/lookup/*").first_byte(Duration::from_millis(150)))
+        .start()
+        .expect("a proxy");
+    let environment =
+        GoEnv::builder().proxy(proxy.url()).authority(authority).sumdb(&sumdb).build().expect("an environment");
+    modules.write_program_without_sums(environment.work_dir()).expect("a program");
+    let tidy = Traced::run(&environment, &["mod", "tidy"]);
+    let build = tidy.build();
+    assert_eq!(tidy.code, Some(0), "{}", tidy.stderr);
+    let log = proxy.log();
+    let mut delayed = (0, 0);
+    let mut outside = Vec::new();
+    for (file, fetches) in &files_by_name(build) {
+        let fetch = fetches[0];
+        let asked = format!("/{file}");
+        let record = log
+            .iter()
+            .find(|record| record.path.replace("%21", "!") == asked)
+            .unwrap_or_else(|| panic!("log of {asked}"));
+        assert_eq!(fetch.host.as_deref(), Some(proxy.host().as_str()), "host of {file}");
+        if fetch.kind != FetchKind::Info {
+            assert_eq!(fetch.bytes, Some(record.body_bytes), "bytes of {file}");
         }
-        assert!(delayed.0 >= 1 && delayed.1 >= 1, "no delayed file was fetched: {delayed:?}");
-        let lookups = build.sumdb.as_ref().map(|sumdb| sumdb.fetches.clone()).unwrap_or_default();
-        let lookups: Vec<_> = lookups.iter().filter(|fetch| fetch.kind == FetchKind::Lookup).collect();
-        assert_eq!(lookups.len(), shape.modules, "look-ups in the checksum database");
-        for lookup in lookups {
-            assert_eq!(lookup.state, FetchState::Done);
-            assert!(lookup.duration_ns >= 150_000_000, "{lookup:?}");
+        let ttfb_ns = fetch.stages.ttfb_ns.unwrap_or_else(|| panic!("{file} has no first byte: {fetch:?}"));
+        let held_ns = record.held.first_byte_ns;
+        if held_ns > 0 {
+            delayed.0 += 1;
+            if !(held_ns - NOTED_LATE_NS..held_ns + NEAR_NS).contains(&ttfb_ns) {
+                outside.push(format!("{file}: {ttfb_ns} ns for {held_ns} ns"));
+            }
+        } else if ttfb_ns >= 600_000_000 {
+            outside.push(format!("{file}: {ttfb_ns} ns though nothing was held"));
+        }
+        if record.held.body_ns > 0 {
+            delayed.1 += 1;
+            let transfer_ns = fetch.stages.transfer_ns.unwrap_or(0);
+            if transfer_ns.abs_diff(record.held.body_ns) >= NEAR_NS {
+                outside.push(format!("{file}: {transfer_ns} ns of body for {} ns", record.held.body_ns));
+            }
         }
     }
+    assert!(delayed.0 >= 1 && delayed.1 >= 1, "no delayed file was fetched: {delayed:?}");
+    let lookups = build.sumdb.as_ref().map(|sumdb| sumdb.fetches.clone()).unwrap_or_default();
+    let lookups: Vec<_> = lookups.iter().filter(|fetch| fetch.kind == FetchKind::Lookup).collect();
+    assert_eq!(lookups.len(), shape.modules, "look-ups in the checksum database");
+    for lookup in lookups {
+        assert_eq!(lookup.state, FetchState::Done);
+        assert!(lookup.duration_ns >= 150_000_000, "{lookup:?}");
+    }
+    outside
 }
