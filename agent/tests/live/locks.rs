@@ -80,7 +80,8 @@ fn two_go_commands_want_one_module() {
     assert_eq!(wait.kind, LockKind::Module);
     assert_eq!(wait.module, Some(format!("{} {}", slow.path, slow.version)));
     let ours = Duration::from_nanos(wait.wait_ns);
-    assert!(ours.abs_diff(waited) < Duration::from_millis(30), "{ours:?}, by /proc/locks {waited:?}");
+    // The one who looks has to get a processor, at both ends.
+    assert!(ours.abs_diff(waited) < Duration::from_millis(150), "{ours:?}, by /proc/locks {waited:?}");
     assert_eq!(module(build, &slow.path).lock_wait_ns, Some(wait.wait_ns));
     let finding = build.findings.iter().find(|finding| finding.code == "lock_wait").unwrap();
     let holder = format!("held by process {} (", first.id());
@@ -121,7 +122,7 @@ fn a_lock_that_is_passed_on_is_two_rows() {
     assert!(one.is_some_and(|ns| ns > 500_000_000), "{rows:#?}");
     // The kernel lets all who wait try at once: the go command may have won.
     if let Some(ns) = two {
-        assert!((850_000_000..1_050_000_000).contains(&ns), "{rows:#?}");
+        assert!((700_000_000..1_200_000_000).contains(&ns), "{rows:#?}");
     }
     assert!(rows.iter().all(|wait| wait.holder_command.first().is_some_and(|word| word == "flock")), "{rows:#?}");
 }
