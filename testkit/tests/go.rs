@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::{IpAddr, SocketAddr},
     os::unix::{fs::MetadataExt, process::CommandExt},
     process::{Output, Stdio},
     sync::Arc,
@@ -365,6 +366,16 @@ fn a_redirect_leads_to_the_other_host() {
     assert!(!serde_json::to_string(&log).unwrap().contains("canary"));
 }
 
+/// Somebody's SYN to this address is not answered yet (`/proc/net/tcp`: local address, remote address, state).
+fn connects(to: SocketAddr) -> bool {
+    const SYN_SENT: &str = "02";
+    let IpAddr::V4(ip) = to.ip() else { panic!("{to} is not of IPv4") };
+    // The kernel prints what lies in memory as a number of its own.
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), to.port());
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().any(|line| line.split_whitespace().skip(2).take(2).eq([remote.as_str(), SYN_SENT]))
+}
+
 #[test]
 fn a_full_accept_queue_delays_connect() {
     let modules = one_module();
@@ -374,7 +385,12 @@ fn a_full_accept_queue_delays_connect() {
     modules.write_program(go.work_dir()).unwrap();
     let start = Instant::now();
     let child = go.command(["mod", "download"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(milliseconds(400));
+    // Only a SYN that finds the queue full is late.
+    while !connects(proxy.address()) {
+        assert!(start.elapsed() < milliseconds(60_000), "go does not connect");
+        std::thread::sleep(milliseconds(5));
+    }
+    std::thread::sleep(milliseconds(300));
     drop(full);
     success(child.wait_with_output().unwrap());
     // The first SYN is sent again after 1 s (RFC 6298).
