@@ -202,11 +202,15 @@ fn a_proxy_whose_name_does_not_exist() {
     let ran = wrapper.run();
     assert_all_failed(&ran, ErrorType::HostNotFound, "no such host");
     let build = ran.build();
+    let queries = || build.dns.iter().filter(|query| query.name.trim_end_matches('.') == "nowhere.test");
+    let last_answer_ns = queries().map(|query| query.start_ns + query.duration_ns).max().unwrap();
     for fetch in build.modules.iter().flat_map(|module| &module.fetches) {
         assert_eq!(fetch.host.as_deref(), Some("nowhere.test"));
-        assert!(fetch.stages.dns_ns.is_some_and(|dns_ns| dns_ns > 0), "{fetch:#?}");
+        // One that joins another's look-up may find its answers there.
+        let dns_ns = fetch.stages.dns_ns.unwrap_or(0);
+        assert!(dns_ns > 0 || fetch.start_ns >= last_answer_ns, "{last_answer_ns} {fetch:#?}");
     }
-    let query = build.dns.iter().find(|query| query.name.trim_end_matches('.') == "nowhere.test").unwrap();
+    let query = queries().next().unwrap();
     assert_eq!(query.rcode.as_deref(), Some("NXDOMAIN"));
     assert_eq!(query.server.parse::<IpAddr>().ok(), Some(server.address()), "{}", query.server);
 }
@@ -233,9 +237,13 @@ fn a_name_server_that_never_answers() {
         !hung.is_empty() && hung.iter().all(|line| line.ends_with("silent.test, no answer to the DNS query")),
         "{hung:#?}"
     );
+    let mut longest_ns = 0;
     for fetch in ran.build().modules.iter().flat_map(|module| &module.fetches) {
-        let (dns_ns, queue_ns) = (fetch.stages.dns_ns.unwrap_or(0), fetch.stages.queue_ns.unwrap_or(0));
-        assert!(dns_ns > 2_900_000_000 && queue_ns < 300_000_000, "{fetch:#?}");
+        let dns_ns = fetch.stages.dns_ns.unwrap_or(0);
+        assert!(fetch.duration_ns - dns_ns < 300_000_000, "{fetch:#?}");
+        longest_ns = longest_ns.max(dns_ns);
     }
+    // The others join its look-up, some of them late.
+    assert!(longest_ns > 2_900_000_000, "{:#?}", ran.build().modules);
     assert!(ran.build().dns.iter().all(|query| query.rcode.is_none() && query.attempts == 3), "{:#?}", ran.build().dns);
 }
