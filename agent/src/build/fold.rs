@@ -46,6 +46,8 @@ struct Process {
     place: Place,
     exec: Option<Exec>,
     threads: ThreadTimes,
+    /// Its threads' times are whole.
+    ended: bool,
 }
 
 /// Where a process stands.
@@ -155,7 +157,7 @@ impl Model {
             }
             below @ Place::Below { .. } => below,
         };
-        self.processes.insert(child, Process { place, exec: None, threads: ThreadTimes::default() });
+        self.processes.insert(child, Process { place, exec: None, threads: ThreadTimes::default(), ended: false });
     }
 
     fn exec(&mut self, at_ns: u64, task: Task, exec: &Exec) {
@@ -282,6 +284,7 @@ impl Model {
         if works {
             if let Some(process) = self.processes.get_mut(&task.pid) {
                 state.threads.add(threads::since(exit.threads, &mut process.threads));
+                process.ended = true;
             }
             let role = match place {
                 Place::Child(_, index) | Place::Below { child: Some(index), .. } => state.children[index].role(),
@@ -375,7 +378,9 @@ impl Model {
             let place = self.place(*pid);
             let works = self.works(place);
             let state = place.build().and_then(|build| self.builds.get_mut(&build));
-            if let (Some(process), Some(state), true) = (self.processes.get_mut(pid), state, works) {
+            // A thread that had not quite gone when its process ended seems to wait for ever.
+            let process = self.processes.get_mut(pid).filter(|process| !process.ended);
+            if let (Some(process), Some(state), true) = (process, state, works) {
                 state.threads.add(threads::since(*times, &mut process.threads));
             }
         }
@@ -459,5 +464,70 @@ impl Model {
             self.late_writes.expect(self.now_ns, &state.disk);
         }
         self.processes.retain(|_, process| process.place.build() != Some(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        build::{Machine, ProbeState, Scope, Tier},
+        ring::event::ThreadTimes,
+    };
+
+    fn times(ns: u64) -> ThreadTimes {
+        ThreadTimes { running_ns: ns, runnable_ns: ns, blocked_ns: ns }
+    }
+
+    #[test]
+    fn a_thread_left_behind_by_its_process_waits_no_more() {
+        const PID: u32 = 7;
+        let begin = Begin {
+            tool_version: String::new(),
+            machine: Machine { kernel: String::new(), cpus: 1, hostname: String::new() },
+            probes: vec![(Tier::Paths, ProbeState::Ok, None)],
+            wall_offset_ns: 0,
+            command: None,
+            scope: Scope::All,
+            boot_id: String::new(),
+            devices: Vec::new(),
+            traceparent: None,
+        };
+        let mut model = Model::new(0, begin);
+        let mut apply = |at_ns, pid, body| {
+            model.apply(&Event { at_ns, task: Task { pid, tid: pid, ..Task::default() }, body });
+        };
+        let exec = |arguments: &[&str]| Exec {
+            path: "/bin/go".to_owned(),
+            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
+            arguments_cut: false,
+            import_path: None,
+            in_tree: true,
+            parent: 1,
+            uid: 0,
+            process_start_ns: 0,
+        };
+        apply(10, PID, Body::Exec(exec(&["go", "build"])));
+        apply(11, PID, Body::Facts(Box::new(ProcessFacts { program: Program::Go, ..ProcessFacts::unknown() })));
+        apply(20, PID, Body::Fork { child: 8 });
+        apply(21, 8, Body::Exec(exec(&["compile"])));
+        let tool = ProcessFacts { program: Program::Tool("compile".to_owned()), ..ProcessFacts::unknown() };
+        apply(22, 8, Body::Facts(Box::new(tool)));
+        let sample = |ns| Body::Threads(vec![ProcessThreads { pid: 8, times: times(ns) }]);
+        apply(100, 0, sample(5));
+        let exit = Exit {
+            status: Status::Code(0),
+            user_ns: 0,
+            system_ns: 0,
+            max_rss_bytes: 0,
+            io_wait_ns: 0,
+            threads: times(7),
+        };
+        apply(110, 8, Body::Exit(exit.clone()));
+        apply(200, 0, sample(1_000));
+        apply(300, 0, sample(2_000));
+        apply(400, PID, Body::Exit(Exit { threads: times(0), ..exit }));
+        let rows = model.builds[&BuildId(0)].threads.rows(10, 400, |_, _| 0);
+        assert_eq!((rows.running_ns, rows.runnable_ns, rows.blocked_ns), (7, 7, 7));
     }
 }

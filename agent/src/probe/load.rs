@@ -314,8 +314,13 @@ impl Probes {
     }
 
     /// What the threads of each tracked process did since it is tracked, what is under way included.
-    pub fn thread_times(&self, now_ns: u64) -> BTreeMap<u32, ThreadTimes> {
+    pub fn thread_times(&mut self, now_ns: u64) -> BTreeMap<u32, ThreadTimes> {
         self.threads.sample(now_ns)
+    }
+
+    /// A process has ended: none of its threads waits for anything.
+    pub fn process_ended(&mut self, tgid: u32, at_ns: u64) {
+        self.threads.ended(tgid, at_ns);
     }
 
     /// Number of events that did not reach the ring.

@@ -15,6 +15,8 @@ pub(super) struct Threads {
     times: HashMap<MapData, u32, Wire<ThreadTimes>>,
     on_cpu: PerCpuArray<MapData, Wire<OnCpu>>,
     off_cpu: HashMap<MapData, u32, Wire<OffCpu>>,
+    /// Processes that ended since the last sample, and when.
+    ended: BTreeMap<u32, u64>,
 }
 
 impl Threads {
@@ -23,11 +25,31 @@ impl Threads {
         on_cpu: PerCpuArray<MapData, Wire<OnCpu>>,
         off_cpu: HashMap<MapData, u32, Wire<OffCpu>>,
     ) -> Self {
-        Self { times, on_cpu, off_cpu }
+        Self { times, on_cpu, off_cpu, ended: BTreeMap::new() }
+    }
+
+    /// A process ended.
+    pub(super) fn ended(&mut self, tgid: u32, at_ns: u64) {
+        self.ended.insert(tgid, at_ns);
+    }
+
+    /// The last thread that leaves ends a process, while another may still wait for a processor to be gone on: the kernel
+    /// programs, which follow the process no more, would leave that wait as it is.
+    fn forget_ended(&mut self) {
+        let ended = std::mem::take(&mut self.ended);
+        let left = |waiting: &OffCpu| ended.get(&waiting.tgid).is_some_and(|end_ns| waiting.since_ns <= *end_ns);
+        let waits = self.off_cpu.iter().filter_map(Result::ok);
+        let tids: Vec<u32> = waits.filter(|(_, Wire(waiting))| left(waiting)).map(|(tid, _)| tid).collect();
+        for tid in tids {
+            let _ = self.off_cpu.remove(&tid);
+        }
     }
 
     /// Sums by process, what is under way included.
-    pub(super) fn sample(&self, now_ns: u64) -> BTreeMap<u32, ThreadTimes> {
+    pub(super) fn sample(&mut self, now_ns: u64) -> BTreeMap<u32, ThreadTimes> {
+        if !self.ended.is_empty() {
+            self.forget_ended();
+        }
         let mut running = self.running();
         let mut sums = self.read(&running, now_ns);
         // A switch while they are read moves a run from one map to the other: it would count twice until the next sample.

@@ -158,6 +158,9 @@ impl Session {
                 let history = facts.as_ref().map(|facts| inspector.history(facts)).unwrap_or_default();
                 let before = facts.as_ref().and_then(|facts| devices.begins(facts, sample));
                 let after = devices.ended(&decoded.event, probes);
+                if let Body::Exit(_) = decoded.event.body {
+                    probes.process_ended(decoded.event.task.pid, decoded.event.at_ns);
+                }
                 batch.push(decoded.event);
                 batch.extend(before);
                 batch.extend(after);
