@@ -97,7 +97,8 @@ impl Model {
         let (at_ns, task) = (*at_ns, *task);
         self.now_ns = self.now_ns.max(at_ns);
         match body {
-            Body::Begin(_) | Body::Tick => {}
+            Body::Begin(_) => {}
+            Body::Tick => self.losses_told(),
             Body::Fork { child } => self.fork(at_ns, task, *child),
             Body::Exec(exec) => self.exec(at_ns, task, exec),
             Body::Facts(facts) => self.facts(at_ns, task, facts),
@@ -436,10 +437,12 @@ impl Model {
         }
     }
 
-    /// Builds that ended before `before_ns`; what comes later of them (sockets, blocks) is in by then.
+    /// Builds that ended before `before_ns` and whose losses were told; what comes later of them (sockets, blocks) is in
+    /// by then.
     pub fn ended_before(&self, before_ns: u64) -> Vec<BuildId> {
         self.builds
             .iter()
+            .filter(|(_, state)| state.losses_told)
             .filter(|(_, state)| state.end.as_ref().is_some_and(|(end_ns, _)| *end_ns < before_ns))
             .map(|(id, _)| *id)
             .collect()

@@ -29,6 +29,9 @@ mod live;
 mod loss;
 mod share;
 
+#[cfg(test)]
+mod stream;
+
 pub use fold::{BuildId, Model};
 pub use live::{Activity, Waiting};
 pub use types::*;

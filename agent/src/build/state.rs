@@ -44,6 +44,8 @@ pub(super) struct BuildState {
     pub(super) actions: Actions,
     pub(super) lost: LostEvents,
     pub(super) incomplete: Vec<Section>,
+    /// It has ended, and every loss of its lifetime was told.
+    pub(super) losses_told: bool,
     pub(super) by_pid: HashMap<u32, usize>,
     /// Its go commands whose calls are seen from their first instruction on.
     seen_calling: HashSet<u32>,
@@ -78,6 +80,7 @@ impl BuildState {
             actions: Actions::default(),
             lost: LostEvents::default(),
             incomplete: Vec::new(),
+            losses_told: false,
             by_pid: HashMap::new(),
             seen_calling: HashSet::new(),
             unseen: false,
@@ -227,23 +230,13 @@ pub(super) fn subcommand(arguments: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::{
-        build::{Machine, Scope, tools::fixtures},
+        build::{stream, tools::fixtures},
         host::GoSettings,
     };
 
     #[test]
     fn only_an_environment_that_nobody_read_is_taken_for_the_wrappers() {
-        let begin = Begin {
-            tool_version: String::new(),
-            machine: Machine { kernel: String::new(), cpus: 2, hostname: String::new() },
-            probes: Vec::new(),
-            wall_offset_ns: 0,
-            command: None,
-            scope: Scope::All,
-            boot_id: String::new(),
-            devices: Vec::new(),
-            traceparent: Some("of the wrapper".to_owned()),
-        };
+        let begin = Begin { traceparent: Some("of the wrapper".to_owned()), ..stream::begin() };
         let mut exec = fixtures::exec("go", "", "");
         let state = |exec: &Exec| BuildState::new(String::new(), None, 1, 0, exec, Disk::new(None));
         let mut of_wrapper = state(&exec);

@@ -99,6 +99,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         }
     }
     // What has ended counts; what runs on is nobody's finished build.
+    session.settle();
     agent.finish(&mut session, Duration::ZERO);
     agent.figures(&mut session);
     if let Some(exporter) = &agent.exporter {

@@ -204,13 +204,22 @@ impl Session {
         }
     }
 
+    /// Takes in what there is, and the losses up to now: what has ended by now can be reported.
+    pub fn settle(&mut self) {
+        self.drain();
+        self.tell(machine::monotonic_ns());
+    }
+
     /// Losses and the time, ten times a second.
     fn tick(&mut self) {
         let now_ns = machine::monotonic_ns();
         self.sample(now_ns);
-        if now_ns.saturating_sub(self.last_tick_ns) < TICK.as_nanos() as u64 {
-            return;
+        if now_ns.saturating_sub(self.last_tick_ns) >= TICK.as_nanos() as u64 {
+            self.tell(now_ns);
         }
+    }
+
+    fn tell(&mut self, now_ns: u64) {
         self.last_tick_ns = now_ns;
         self.tell_losses(now_ns);
         for event in self.inspector.locks(now_ns) {
@@ -219,6 +228,7 @@ impl Session {
         if let Some(activity) = self.devices.meanwhile(&self.probes) {
             self.push(activity);
         }
+        // After the losses: with it the model takes them for told.
         self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::Tick });
         if let Some(recorder) = &mut self.recorder {
             // What a kill leaves must be readable up to now.
