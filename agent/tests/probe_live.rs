@@ -460,7 +460,7 @@ fn a_lock_wait_is_seen_at_its_begin_and_end() {
 fn losses_are_counted_exactly() {
     let Some(_one) = root() else { return };
     let mut probes = probes(&Config { root_cookie: cookie(), ring_bytes: 4096, ..Config::default() });
-    assert!(probes.lost().is_empty());
+    assert!(probes.take_lost().is_empty());
     let mut ring = probes.ring().unwrap();
     let mut command = Command::new("sh");
     announce(command.args(["-c", "for i in 1 2 3 4 5 6 7 8 9 10; do true < /dev/null; /bin/true; done"]));
@@ -468,8 +468,9 @@ fn losses_are_counted_exactly() {
     let mut received = BTreeMap::<u16, u64>::new();
     ring.drain(|record| *received.entry(header(record).kind).or_default() += 1);
     let mut lost = BTreeMap::<u16, u64>::new();
-    for (key, count) in probes.lost().to_vec() {
+    for (key, count) in probes.take_lost() {
         assert_eq!(key.reason, 0, "the ring was full");
+        assert_ne!(key.tgid, 0, "the map has room for all");
         *lost.entry(key.kind).or_default() += count;
     }
     assert_eq!(lost.values().sum::<u64>(), probes.dropped());
@@ -478,6 +479,10 @@ fn losses_are_counted_exactly() {
     };
     assert_eq!((all(Kind::Fork), all(Kind::ExecSmall), all(Kind::Exit)), (10, 11, 11));
     assert!(lost[&(Kind::ExecSmall as u16)] > 5);
+    // All of these processes are gone, and what they lost was told.
+    assert!(probes.lost_kept() > 0);
+    assert!(probes.take_lost().is_empty());
+    assert_eq!(probes.lost_kept(), 0);
 }
 
 #[test]

@@ -8,12 +8,11 @@ use std::{
 
 use aya::{
     EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, RingBuf},
     programs::{BtfTracePoint, Program, ProgramError},
 };
 use gobuild_trace_common::{
-    ABSENT, DROP_REASONS, Field, FileFacts, FileKey, ForeignIo, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings,
-    ThreadTimes,
+    ABSENT, Field, FileFacts, FileKey, ForeignIo, LostKey, Offsets, SCOPE_ALL, SCOPE_TREE, Settings, ThreadTimes,
 };
 use thiserror::Error;
 
@@ -21,6 +20,7 @@ use super::{
     btf::Btf,
     events::EventRing,
     functions::{self, Attachment, Functions, FunctionsError, Place},
+    losses::Losses,
     threads::Threads,
     uprobe_multi,
     wire::Wire,
@@ -191,14 +191,11 @@ pub struct Probes {
     ebpf: aya::Ebpf,
     statuses: Vec<ProgramStatus>,
     files: HashMap<MapData, Wire<FileKey>, Wire<FileFacts>>,
-    dropped: PerCpuArray<MapData, u64>,
-    lost: HashMap<MapData, Wire<LostKey>, u64>,
+    losses: Losses,
     devices: HashMap<MapData, u32, Wire<ForeignIo>>,
     ring: Option<EventRing>,
     functions: Functions,
     threads: Threads,
-    lost_seen: u64,
-    lost_cache: Vec<(LostKey, u64)>,
     _statistics: Option<OwnedFd>,
 }
 
@@ -252,8 +249,7 @@ impl Probes {
         let ring = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         Ok(Self {
             files: take(&mut ebpf, "FILES")?,
-            dropped: take(&mut ebpf, "DROPPED")?,
-            lost: take(&mut ebpf, "LOST")?,
+            losses: Losses::new(take(&mut ebpf, "DROPPED")?, take(&mut ebpf, "LOST")?),
             devices: take(&mut ebpf, "DEVICES")?,
             ring: Some(EventRing::new(ring)),
             threads: Threads::new(
@@ -264,8 +260,6 @@ impl Probes {
             functions: Functions::new(take::<Array<MapData, Wire<_>>>(&mut ebpf, "SITES")?, loaded),
             ebpf,
             statuses,
-            lost_seen: 0,
-            lost_cache: Vec::new(),
             _statistics: statistics,
         })
     }
@@ -302,15 +296,15 @@ impl Probes {
         self.files.insert(&Wire(key), &Wire(facts), 0).map_err(io::Error::other)
     }
 
-    /// How many events did not reach the ring, by process, kind and reason; sums since load. A few reads of memory
-    /// when nothing was lost since the last call.
-    pub fn lost(&mut self) -> &[(LostKey, u64)] {
-        let total = self.dropped();
-        if total != self.lost_seen {
-            self.lost_seen = total;
-            self.lost_cache = self.lost.iter().filter_map(Result::ok).map(|(Wire(key), count)| (key, count)).collect();
-        }
-        &self.lost_cache
+    /// How many events did not reach the ring since the last call, by process, kind and reason; those that the kernel could
+    /// count by reason alone have neither process nor kind. A few reads of memory when there are none.
+    pub fn take_lost(&mut self) -> Vec<(LostKey, u64)> {
+        self.losses.take()
+    }
+
+    /// Processes and kinds of which the kernel counts losses; those of processes that are gone are let go once taken.
+    pub fn lost_kept(&self) -> usize {
+        self.losses.kept()
     }
 
     /// What the threads of each tracked process did since it is tracked, what is under way included.
@@ -325,10 +319,7 @@ impl Probes {
 
     /// Number of events that did not reach the ring.
     pub fn dropped(&self) -> u64 {
-        (0..DROP_REASONS)
-            .filter_map(|reason| self.dropped.get(&reason, 0).ok())
-            .map(|values| values.iter().sum::<u64>())
-            .sum()
+        self.losses.dropped().iter().sum()
     }
 
     /// What block devices did for nobody that is watched, by their kernel number: sums since load. `None` where block

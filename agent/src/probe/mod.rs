@@ -10,6 +10,7 @@ mod events;
 mod executable;
 mod functions;
 mod load;
+mod losses;
 mod threads;
 mod uprobe_multi;
 mod watched;

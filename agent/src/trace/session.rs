@@ -1,13 +1,6 @@
 //! The running observation.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    io,
-    os::fd::BorrowedFd,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs::File, io, os::fd::BorrowedFd, path::PathBuf, time::Duration};
 
 use gobuild_trace_common::{DropReason, Kind, LostKey};
 
@@ -59,8 +52,6 @@ pub struct Session {
     devices: Devices,
     model: Model,
     recorder: Option<Recorder<File>>,
-    /// Losses already told to the model.
-    told: HashMap<(u32, u16, u16), u64>,
     recursion_told: u64,
     undecodable: u64,
     events: u64,
@@ -116,7 +107,6 @@ impl Session {
             ring,
             model: Model::new(begin_ns, begin.clone()),
             recorder: None,
-            told: HashMap::new(),
             recursion_told: 0,
             undecodable: 0,
             events: 0,
@@ -237,19 +227,17 @@ impl Session {
     }
 
     fn tell_losses(&mut self, now_ns: u64) {
-        let mut news = Vec::new();
-        for &(LostKey { tgid, kind, reason }, count) in self.probes.lost() {
-            let told = self.told.entry((tgid, kind, reason)).or_default();
-            if count > *told {
-                news.push(Lost {
-                    pid: tgid,
-                    kind: kind_name(kind).to_owned(),
-                    reason: reason_name(reason).to_owned(),
-                    count: count - *told,
-                });
-                *told = count;
-            }
-        }
+        let mut news: Vec<Lost> = self
+            .probes
+            .take_lost()
+            .into_iter()
+            .map(|(LostKey { tgid, kind, reason }, count)| Lost {
+                pid: tgid,
+                kind: kind_name(kind).to_owned(),
+                reason: reason_name(reason).to_owned(),
+                count,
+            })
+            .collect();
         let skipped = self.probes.program_stats().iter().map(|program| program.recursion_misses).sum::<u64>();
         if skipped > self.recursion_told {
             let count = skipped - self.recursion_told;
