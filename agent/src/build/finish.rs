@@ -141,8 +141,8 @@ impl BuildState {
             })
             .collect::<Vec<_>>();
         let (connections, dns) = self.network.rows(self.start_ns, end_ns);
-        let (exit_code, signal) = ended(self.end.as_ref().map(|(_, exit)| exit.status));
-        let build_result = self.end.as_ref().map(|(_, exit)| result(exit.status));
+        let (exit_code, signal) = ended(self.exit().map(|exit| exit.status));
+        let build_result = self.exit().map(|exit| result(exit.status));
         let cpu = self.cpu();
         let facts = self.facts.as_ref();
         let mut build = Build {
@@ -166,7 +166,7 @@ impl BuildState {
             user_ns: cpu.map(|(user_ns, _)| user_ns),
             system_ns: cpu.map(|(_, system_ns)| system_ns),
             critical_path_ns: critical_path::length_ns(&self.children, span),
-            complete: self.lost.total == 0,
+            complete: self.lost.total == 0 && (self.end.is_none() || self.exit().is_some()),
             incomplete: self.incomplete.clone(),
             lost_events: self.lost.clone(),
             summary: Summary {
@@ -258,7 +258,7 @@ impl BuildState {
         match phase {
             // The go command's own time is not known by phase; where nothing else was done, it is all `load`'s.
             Phase::Load if self.download.is_idle() && self.children.iter().all(|child| child.phase().is_none()) => {
-                self.end.as_ref().map(|(_, exit)| exit.user_ns + exit.system_ns)
+                self.exit().map(|exit| exit.user_ns + exit.system_ns)
             }
             Phase::Load | Phase::Download | Phase::Wait => None,
             _ => known.then_some(sum),
@@ -267,7 +267,7 @@ impl BuildState {
 
     /// User and system time of the go command and what it reaped, without the user's programs.
     fn cpu(&self) -> Option<(u64, u64)> {
-        let (_, exit) = self.end.as_ref()?;
+        let exit = self.exit()?;
         let usages =
             self.children.iter().filter(|child| child.is_build_work()).filter_map(|child| child.usage.as_ref());
         let (mut user_ns, mut system_ns) = (exit.user_ns, exit.system_ns);

@@ -103,6 +103,7 @@ impl Model {
             Body::Exec(exec) => self.exec(at_ns, task, exec),
             Body::Facts(facts) => self.facts(at_ns, task, facts),
             Body::Exit(exit) => self.exit(at_ns, task, exit),
+            Body::Gone => self.gone(at_ns, task.pid),
             Body::Wait(wait) => self.wait(at_ns, task, wait),
             Body::Path(path) => self.path(at_ns, task, path),
             Body::Lost(lost) => self.lose(lost),
@@ -140,6 +141,8 @@ impl Model {
     }
 
     fn fork(&mut self, at_ns: u64, parent: Task, child: u32) {
+        // Its number was another's before.
+        self.gone(at_ns, child);
         let place = match self.place(parent.pid) {
             Place::Outside => Place::Outside,
             Place::Idle(build) => Place::Below { build, child: None, user: true },
@@ -162,6 +165,10 @@ impl Model {
     }
 
     fn exec(&mut self, at_ns: u64, task: Task, exec: &Exec) {
+        let before = self.processes.get(&task.pid).and_then(|process| process.exec.as_ref());
+        if before.is_some_and(|before| before.process_start_ns != exec.process_start_ns) {
+            self.gone(at_ns, task.pid);
+        }
         // A parent that is known to the model but whose fork is not: it was lost. Without such a parent the process is
         // followed for itself.
         if !self.processes.contains_key(&task.pid) {
@@ -294,12 +301,8 @@ impl Model {
             state.disk.waited(role, exit.io_wait_ns);
         }
         if state.pid == task.pid {
-            state.end.get_or_insert_with(|| (at_ns, exit.clone()));
-            state.download.ended(at_ns, task.pid, &state.network);
-            if let Some(directory) = state.build_cache.history() {
-                let learned = state.learned(&self.histories, self.begin.wall_offset_ns);
-                self.histories.add(directory, learned, state.build_cache.wrote(), at_ns);
-            }
+            state.end.get_or_insert_with(|| (at_ns, Some(exit.clone())));
+            Self::ended(state, &mut self.histories, at_ns, self.begin.wall_offset_ns);
         }
         if let Some(&index) = state.by_pid.get(&task.pid) {
             let child = &mut state.children[index];
@@ -308,6 +311,32 @@ impl Model {
             if let Some(attempt) = child.attempt {
                 state.download.vcs_ended(at_ns, attempt, exit.status == Status::Code(0));
             }
+        }
+    }
+
+    /// A process is not there any more, whose exit may not have arrived.
+    fn gone(&mut self, at_ns: u64, pid: u32) {
+        let Some(process) = self.processes.remove(&pid) else { return };
+        let Some(state) = process.place.build().and_then(|build| self.builds.get_mut(&build)) else { return };
+        if let Some(&index) = state.by_pid.get(&pid)
+            && state.children[index].status.is_none()
+        {
+            state.children[index].end_ns.get_or_insert(at_ns);
+            state.lacks("exit");
+        }
+        if state.pid == pid && state.end.is_none() {
+            state.end = Some((at_ns, None));
+            state.lacks("exit");
+            Self::ended(state, &mut self.histories, at_ns, self.begin.wall_offset_ns);
+        }
+    }
+
+    /// The go command of a build has ended.
+    fn ended(state: &mut BuildState, histories: &mut Histories, at_ns: u64, wall_offset_ns: i64) {
+        state.download.ended(at_ns, state.pid, &state.network);
+        if let Some(directory) = state.build_cache.history() {
+            let learned = state.learned(histories, wall_offset_ns);
+            histories.add(directory, learned, state.build_cache.wrote(), at_ns);
         }
     }
 
@@ -474,7 +503,7 @@ impl Model {
 mod tests {
     use super::*;
     use crate::{
-        build::{Machine, ProbeState, Scope, Tier},
+        build::{BuildResult, Machine, ProbeState, Scope, Section, Tier, stream::Stream},
         ring::event::ThreadTimes,
     };
 
@@ -532,5 +561,51 @@ mod tests {
         apply(400, PID, Body::Exit(Exit { threads: times(0), ..exit }));
         let rows = model.builds[&BuildId(0)].threads.rows(10, 400, |_, _| 0);
         assert_eq!((rows.running_ns, rows.runnable_ns, rows.blocked_ns), (7, 7, 7));
+    }
+
+    #[test]
+    fn a_go_command_whose_exit_was_lost_ends_as_incomplete() {
+        let mut stream = Stream::new();
+        stream.go(10, 7, 1);
+        stream.lost(100, &[]);
+        assert_eq!(stream.0.running_builds().len(), 1);
+        stream.apply(500, 7, Body::Gone);
+        assert_eq!(stream.0.running_builds().len(), 0);
+        stream.lost(600, &[]);
+        let [ended] = stream.0.ended_before(1000)[..] else { panic!("it is not reported") };
+        let build = stream.0.build(ended).unwrap();
+        assert_eq!((build.result, build.exit_code, build.duration_ns), (None, None, 490));
+        assert!(!build.complete);
+        assert!(build.incomplete.contains(&Section::Tools) && build.incomplete.contains(&Section::Disk));
+        stream.0.forget(ended);
+        assert_eq!(stream.builds(), []);
+    }
+
+    #[test]
+    fn the_exit_says_how_it_ended_whatever_comes_after_it() {
+        let mut stream = Stream::new();
+        stream.go(10, 7, 1);
+        stream.exit(20, 7);
+        stream.apply(500, 7, Body::Gone);
+        let build = &stream.builds()[0];
+        assert_eq!((build.result, build.duration_ns, build.complete), (Some(BuildResult::Success), 10, true));
+    }
+
+    #[test]
+    fn a_process_number_that_is_used_again_begins_another_build() {
+        let mut stream = Stream::new();
+        stream.go(10, 7, 1);
+        // A toolchain switch: the same process.
+        stream.go(20, 7, 1);
+        assert_eq!(stream.builds().len(), 1);
+        // Another process, whose fork was not seen: nobody above it is followed.
+        stream.go(50, 7, 40);
+        stream.exit(60, 7);
+        // And one below a process that is followed.
+        stream.go(70, 8, 65);
+        stream.go(80, 9, 75);
+        stream.apply(90, 8, Body::Fork { child: 9 });
+        let ends: Vec<_> = stream.builds().iter().map(|build| (build.pid, build.duration_ns, build.complete)).collect();
+        assert_eq!(ends, [(7, 40, false), (7, 10, true), (8, 20, true), (9, 10, false)]);
     }
 }

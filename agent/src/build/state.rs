@@ -27,7 +27,8 @@ pub(super) struct BuildState {
     pub(super) parent: Option<String>,
     pub(super) id: String,
     pub(super) start_ns: u64,
-    pub(super) end: Option<(u64, Exit)>,
+    /// When, and how; that is absent where the exit did not arrive.
+    pub(super) end: Option<(u64, Option<Exit>)>,
     pub(super) arguments: Vec<String>,
     /// Below the wrapped command.
     in_tree: bool,
@@ -96,6 +97,11 @@ impl BuildState {
             Some(facts) if facts.settings.is_some() => facts.trace_parent.as_deref(),
             _ => begin.traceparent.as_deref().filter(|_| self.in_tree),
         }
+    }
+
+    /// What its go command's end told; absent before it, and where it did not arrive.
+    pub(super) fn exit(&self) -> Option<&Exit> {
+        self.end.as_ref().and_then(|(_, exit)| exit.as_ref())
     }
 
     /// A go command of it runs.

@@ -90,6 +90,8 @@ pub enum Body {
     LockHolder(LockHolder),
     /// What block devices have done for nobody that is watched.
     Devices(Vec<DeviceActivity>),
+    /// A go command is not there any more, and its exit did not arrive; the time is when that was found.
+    Gone,
 }
 
 /// What holds for the whole stream.

@@ -33,8 +33,8 @@ impl Devices {
     }
 
     /// A go command ended.
-    pub fn ended(&mut self, exit: &Event, probes: &Probes) -> Option<Event> {
-        let go = matches!(exit.body, Body::Exit(_)) && self.go_commands.remove(&exit.task.pid);
+    pub fn ended(&mut self, end: &Event, probes: &Probes) -> Option<Event> {
+        let go = matches!(end.body, Body::Exit(_) | Body::Gone) && self.go_commands.remove(&end.task.pid);
         go.then(|| Sample::take(probes)).flatten().map(|sample| self.tell(sample))
     }
 

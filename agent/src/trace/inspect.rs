@@ -148,7 +148,7 @@ impl Inspector {
         let thread = (event.task.pid, event.task.tid);
         let lock = match &event.body {
             Body::Lock(lock) => lock,
-            Body::Exit(_) => {
+            Body::Exit(_) | Body::Gone => {
                 self.waits.retain(|(pid, _), _| *pid != event.task.pid);
                 return None;
             }

@@ -5,6 +5,7 @@
 //! `build`'s).
 
 mod session;
+mod alive;
 mod devices;
 mod inspect;
 mod instrument;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs::File, io, os::fd::BorrowedFd, path::PathBuf
 use gobuild_trace_common::{DropReason, Kind, LostKey};
 
 use super::{
+    alive::Alive,
     devices::{Devices, Sample},
     inspect::Inspector,
 };
@@ -50,6 +51,7 @@ pub struct Session {
     ring: EventRing,
     inspector: Inspector,
     devices: Devices,
+    alive: Alive,
     model: Model,
     recorder: Option<Recorder<File>>,
     recursion_told: u64,
@@ -103,6 +105,7 @@ impl Session {
         let mut session = Self {
             inspector: Inspector::new(options.tier, options.history.clone(), begin.wall_offset_ns),
             devices: Devices::default(),
+            alive: Alive::default(),
             probes,
             ring,
             model: Model::new(begin_ns, begin.clone()),
@@ -136,7 +139,7 @@ impl Session {
     fn drain(&mut self) -> usize {
         let mut batch = Vec::new();
         let (inspector, probes, undecodable) = (&mut self.inspector, &mut self.probes, &mut self.undecodable);
-        let devices = &mut self.devices;
+        let (devices, alive) = (&mut self.devices, &mut self.alive);
         let records = self.ring.drain(|bytes| match decode::record(bytes) {
             Ok(decoded) => {
                 // The process is looked at while its record is still in the ring: the sooner, the likelier it lives.
@@ -151,6 +154,7 @@ impl Session {
                 if let Body::Exit(_) = decoded.event.body {
                     probes.process_ended(decoded.event.task.pid, decoded.event.at_ns);
                 }
+                alive.follow(facts.as_ref().unwrap_or(&decoded.event));
                 batch.push(decoded.event);
                 batch.extend(before);
                 batch.extend(after);
@@ -212,6 +216,12 @@ impl Session {
     fn tell(&mut self, now_ns: u64) {
         self.last_tick_ns = now_ns;
         self.tell_losses(now_ns);
+        for event in self.alive.gone(now_ns) {
+            self.inspector.lock(&event);
+            let after = self.devices.ended(&event, &self.probes);
+            self.push(event);
+            after.into_iter().for_each(|event| self.push(event));
+        }
         for event in self.inspector.locks(now_ns) {
             self.push(event);
         }

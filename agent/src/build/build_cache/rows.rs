@@ -161,8 +161,8 @@ impl BuildState {
         };
         let known = histories.of(directory);
         let variant = self.variant();
-        let end = self.end.as_ref();
-        let end_ns = end.map_or(self.start_ns, |(end_ns, _)| *end_ns).saturating_add_signed(wall_offset_ns);
+        let end_ns =
+            self.end.as_ref().map_or(self.start_ns, |(end_ns, _)| *end_ns).saturating_add_signed(wall_offset_ns);
         let action = |id: Id, compile_ns, stored| KnownAction {
             id,
             content: self.build_cache.contents.get(&id).copied(),
@@ -175,8 +175,8 @@ impl BuildState {
         let mut news: BTreeMap<String, Vec<KnownAction>> = BTreeMap::new();
         let compiled = self.compiled();
         // A go command that ended well has tried to store all that it made.
-        let tried =
-            end.is_some_and(|(_, exit)| exit.status == Status::Code(0)) && !self.incomplete.contains(&Section::Caches);
+        let tried = self.exit().is_some_and(|exit| exit.status == Status::Code(0))
+            && !self.incomplete.contains(&Section::Caches);
         for (import_path, own) in compiled.iter().filter(|(_, own)| own.succeeded) {
             let Some(id) = own.action else { continue };
             let stored = match self.build_cache.written.contains(&id) {
