@@ -42,6 +42,8 @@ mod options;
 mod sudo;
 #[path = "live/volume.rs"]
 mod volume;
+#[path = "live/filesystems.rs"]
+mod filesystems;
 #[path = "live/disk.rs"]
 mod disk;
 #[path = "live/record.rs"]

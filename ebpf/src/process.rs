@@ -16,7 +16,7 @@ use gobuild_trace_common::{
 use crate::{
     arch::Registers,
     goroutine::Goroutine,
-    kernel::{current_task, identify, offset, read, read_at_most, read_or_zero, read_user, setting},
+    kernel::{current_task, identify, offset, page_inode, read, read_at_most, read_or_zero, read_user, setting},
     maps::{FILES, PROCS, Process},
     record::{Urgency, Who, body, lost, reserve, submit},
     scheduler,
@@ -194,10 +194,14 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Through overlayfs the real file, which uprobes are attached to: it is one for all containers of an image.
 #[inline(always)]
 fn executable(bprm: u64) -> Option<FileKey> {
     let file: u64 = read(bprm, offset!(binprm_file))?;
-    let inode: u64 = read(file, offset!(file_inode))?;
+    let inode: u64 = match page_inode(file) {
+        Some(inode) => inode,
+        None => read(file, offset!(file_inode))?,
+    };
     let identity = identify(inode)?;
     Some(FileKey {
         device: identity.device,

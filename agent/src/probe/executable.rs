@@ -1,17 +1,22 @@
 //! The kernel's identity of an executable, computed from user space.
 
-use std::{fs::File, io, os::fd::AsRawFd, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use gobuild_trace_common::FileKey;
 
 /// Identity of the file at `path` as the kernel programs compute it at exec, to register an executable before it runs.
 ///
-/// Where `stat` reports another device than the superblock has (overlayfs, btrfs), the key does not match; such a file
-/// is learned at its first exec.
+/// On overlayfs they name the real file, and tmpfs does not tell its generations: there the key does not match, and the
+/// file is learned at its first exec.
 pub fn file_key(path: &Path) -> io::Result<FileKey> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
-    let device = metadata.dev();
     let mut generation: libc::c_long = 0;
     // SAFETY: the descriptor is open; the kernel writes an `int`, at most the
     // `long` that the request's number promises. File systems without generations refuse,
@@ -19,13 +24,48 @@ pub fn file_key(path: &Path) -> io::Result<FileKey> {
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETVERSION as libc::Ioctl, &raw mut generation) } != 0 {
         generation = 0;
     }
-    // The kernel's `dev_t` has 20 bits of minor number (include/linux/kdev_t.h).
-    let device = (libc::major(device) << 20) | libc::minor(device);
+    let (major, minor) = superblock(&file).unwrap_or_else(|| {
+        let device = metadata.dev();
+        (libc::major(device), libc::minor(device))
+    });
     Ok(FileKey {
-        device,
+        // The kernel's `dev_t` has 20 bits of minor number (include/linux/kdev_t.h).
+        device: (major << 20) | minor,
         generation: generation as u32,
         inode: metadata.ino(),
         size: metadata.size(),
         ctime_s: metadata.ctime(),
     })
+}
+
+/// Device of the file system that a file lies on. `stat` has another one on btrfs, one for each subvolume. `None` where the
+/// file's mount is not ours, as below another process's root.
+fn superblock(file: &File) -> Option<(u32, u32)> {
+    let of_file = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let mount = of_file.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
+    device_of_mount(&fs::read_to_string("/proc/self/mountinfo").ok()?, &mount)
+}
+
+/// Third field of a mount's line (Documentation/filesystems/proc.rst, 3.5).
+fn device_of_mount(mounts: &str, id: &str) -> Option<(u32, u32)> {
+    let line = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;
+    let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_has_the_device_of_its_file_system() {
+        let mounts = "22 1 254:0 / / rw,noatime - ext4 /dev/root rw\n\
+                      122 22 0:41 /@home /home rw - btrfs /dev/vdb rw,subvolid=256\n\
+                      23 22 0:x /\n24";
+        assert_eq!(device_of_mount(mounts, "22"), Some((254, 0)));
+        assert_eq!(device_of_mount(mounts, "122"), Some((0, 41)));
+        for id in ["2", "23", "24", ""] {
+            assert_eq!(device_of_mount(mounts, id), None, "{id}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Watches the functions of go commands, as far as each one's version is known and the run allows.
 
-use std::{fs::File, num::NonZeroUsize, time::SystemTime};
+use std::{fs::File, io, num::NonZeroUsize, os::unix::fs::MetadataExt};
 
 use lru::LruCache;
 
@@ -38,22 +38,22 @@ pub struct Instruments {
     contents: LruCache<Executable, Content>,
 }
 
-/// A file and when it was written last. Its `ctime` moves when it is made executable, its content does not: one that is
-/// watched must not be watched again.
+/// A file and when it was written last, as `stat` tells it: that is the same before the file runs and when it does, which
+/// the kernel programs' own identity of it is not on every file system. Its `ctime` moves when it is made executable, its
+/// content does not: one that is watched must not be watched again, or each probe fires twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Content {
-    device: u32,
+    device: u64,
     inode: u64,
-    generation: u32,
     size: u64,
-    written: Option<SystemTime>,
+    written: (i64, i64),
 }
 
 impl Content {
-    fn of(executable: Executable, file: &File) -> Self {
-        let Executable { device, generation, inode, size, ctime_s: _ } = executable;
-        let written = file.metadata().and_then(|metadata| metadata.modified()).ok();
-        Self { device, inode, generation, size, written }
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let written = (metadata.mtime(), metadata.mtime_nsec());
+        Ok(Self { device: metadata.dev(), inode: metadata.ino(), size: metadata.size(), written })
     }
 }
 
@@ -65,7 +65,7 @@ impl Instruments {
 
     /// Watches a go command, once.
     pub fn watch(&mut self, executable: Executable, file: &File, go: &GoExecutable, probes: &mut Probes) {
-        let content = Content::of(executable, file);
+        let Ok(content) = Content::of(file) else { return };
         self.contents.put(executable, content);
         if !self.reached.contains(&content) {
             let reach = reach(self.allowed, file, go, probes);
