@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use super::{
     history, say,
     settings::{AgentSettings, Talk},
+    toolchains,
 };
 use crate::{
     build::{Build, BuildId, Document, Scope},
@@ -61,7 +62,7 @@ pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
         trace_parent: None,
         measure: true,
         sample_every: settings.sample_every,
-        likely_go_commands: go_commands(),
+        likely_go_commands: toolchains::of_host(Path::new("/"), |name| std::env::var_os(name).map(PathBuf::from)),
         history: settings.reports.as_ref().map(|store| history::of_reports(&store.directory)),
     };
     let mut session = Session::start(&options, None)?;
@@ -218,15 +219,4 @@ fn stop_on_signals() -> nix::Result<()> {
         unsafe { sigaction(signal, &action)? };
     }
     Ok(())
-}
-
-/// The go commands that are likely to run on this host: on our PATH and where Go's own installer puts it.
-fn go_commands() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = PathBuf::from("/usr/local/go/bin");
-    std::env::split_paths(&path)
-        .chain([usual])
-        .map(|directory| directory.join("go"))
-        .filter(|file| file.is_file())
-        .collect()
 }

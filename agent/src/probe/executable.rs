@@ -4,18 +4,24 @@ use std::{
     fs::{self, File},
     io,
     os::fd::AsRawFd,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
 use gobuild_trace_common::FileKey;
+
+/// Opens a file that is named by somebody else, as users name what lies in their homes: a FIFO must not block us.
+pub fn open_executable(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
 
 /// Identity of the file at `path` as the kernel programs compute it at exec, to register an executable before it runs.
 ///
 /// On overlayfs they name the real file, and tmpfs does not tell its generations: there the key does not match, and the
 /// file is learned at its first exec.
 pub fn file_key(path: &Path) -> io::Result<FileKey> {
-    let file = File::open(path)?;
+    let file = open_executable(path)?;
     let metadata = file.metadata()?;
     let mut generation: libc::c_long = 0;
     // SAFETY: the descriptor is open; the kernel writes an `int`, at most the
@@ -56,6 +62,15 @@ fn device_of_mount(mounts: &str, id: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_is_no_executable_and_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("go");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(open_executable(&pipe).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(file_key(&pipe).is_err());
+    }
 
     #[test]
     fn a_mount_has_the_device_of_its_file_system() {

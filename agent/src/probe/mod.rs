@@ -17,7 +17,7 @@ mod watched;
 mod wire;
 
 pub use events::EventRing;
-pub use executable::file_key;
+pub use executable::{file_key, open_executable};
 pub use functions::{Attachment, FunctionsError, Place};
 pub use load::{
     Config, FeatureReport, ProbeError, Probes, ProgramState, ProgramStats, ProgramStatus, Scope, Tier, features,

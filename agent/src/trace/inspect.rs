@@ -78,7 +78,7 @@ impl Inspector {
     /// with their goroutines.
     pub fn prepare(&mut self, candidates: &[PathBuf], probes: &mut Probes) {
         for path in candidates {
-            let Ok(file) = File::open(path) else { continue };
+            let Ok(file) = probe::open_executable(path) else { continue };
             let Ok(recognised) = gobin::recognise(&file, &path.to_string_lossy()) else { continue };
             if let Ok(key) = probe::file_key(path) {
                 if let Recognised::Go(go) = &recognised {
@@ -343,7 +343,7 @@ fn recognise(pid: u32, exec: &Exec, file: Executable) -> Option<(File, Recognise
     let opened = running.map(|opened| opened.file).or_else(|| {
         let path = Path::new(&exec.path);
         let same = path.is_absolute() && probe::file_key(path).is_ok_and(|key| Executable::from(key) == file);
-        same.then(|| File::open(path).ok()).flatten()
+        same.then(|| probe::open_executable(path).ok()).flatten()
     });
     let opened = opened?;
     let recognised = gobin::recognise(&opened, &exec.path).ok()?;
