@@ -101,7 +101,7 @@ pub const STAGES: &[Stage] = &[
     },
     Stage {
         name: "clippy",
-        about: "no warning: every target, without the feature `probe`, and the kernel programs",
+        about: "no warning: every target, without the feature `probe`, and the kernel programs for both processors",
         needs: &[],
         privileges: Privileges::None,
         limit: minutes(20),
@@ -131,6 +131,19 @@ pub const STAGES: &[Stage] = &[
             ]),
             // For the host: there the core library has clippy's lints, and the code is the same.
             Step::Cargo(&["clippy", "--quiet", "-p", "gobuild-trace-ebpf", "--bins", "--", "-D", "warnings"]),
+            // aya-build passes this for an agent of that processor; here it changes our own crate alone.
+            Step::Cargo(&[
+                "clippy",
+                "--quiet",
+                "-p",
+                "gobuild-trace-ebpf",
+                "--bins",
+                "--",
+                "-D",
+                "warnings",
+                "--cfg",
+                "bpf_target_arch=\"aarch64\"",
+            ]),
         ],
     },
     Stage {
