@@ -3,6 +3,10 @@
 //! The rules prefer to remove too much. What they cannot know is a secret without a name and without a known form, in
 //! the path of a URL for example.
 
+mod definition;
+
+use definition::definitions;
+
 use super::quoted;
 
 /// What stands in the place of a secret.
@@ -66,10 +70,11 @@ fn has_bad_port(authority: &str) -> bool {
 }
 
 /// Removes secrets from a text: from URLs in it, after names that announce a secret (`token=`, `Authorization:`,
-/// `--password x`), user info without a scheme, and words that have the form of well-known tokens.
+/// `--password x`), the values of `-X name=value`, user info without a scheme, and words that have the form of
+/// well-known tokens.
 #[must_use]
 pub fn text(text: &str) -> String {
-    bare_secrets(&named_secrets(&urls(text)))
+    bare_secrets(&named_secrets(&urls(&definitions(text))))
 }
 
 /// Removes secrets from an argument list, and from the values of `-ldflags` and `-X`.

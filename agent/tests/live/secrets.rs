@@ -82,6 +82,35 @@ fn a_build_with_secrets_everywhere() {
     assert_clean(&ran, true);
 }
 
+/// A variable whose name says nothing is set by a script, and `-x` prints it with every command of the build.
+#[test]
+fn linker_definitions_in_a_script_and_in_what_the_go_command_prints() {
+    if !possible() {
+        return;
+    }
+    let go = environment().build().unwrap();
+    crate::wrapper::write_program(
+        go.work_dir(),
+        "package main\n\nvar colour string\n\nfunc main() { print(colour) }\n",
+    );
+    let build = |flags: &str| format!("set -e; go build -x -ldflags {flags} -o program .");
+    for flags in [
+        format!("\"-s -X main.colour={CANARY}-plain\""),
+        format!("\"-X 'main.colour={CANARY}-quoted and {CANARY}-spaced' -s\""),
+        format!("-X=main.colour={CANARY}-assigned"),
+    ] {
+        let ran = Wrapper::new(&go, &[], ["sh", "-c", &build(&flags)]).run().succeeded();
+        // It was in use, printed and taken down.
+        assert!(ran.stderr.lines().any(|line| line.contains("/link ") && line.contains(CANARY)), "{}", ran.stderr);
+        let kept = b"main.colour=REDACTED";
+        assert!(ran.recording.windows(kept.len()).any(|window| window == kept));
+        let run = ran.document.run.as_ref().unwrap();
+        assert!(run.command[2].contains("main.colour=REDACTED") && run.command[2].ends_with("-o program ."), "{run:?}");
+        // stderr is the go command's, which prints what it likes.
+        assert_clean(&ran, false);
+    }
+}
+
 #[test]
 fn a_failure_whose_message_names_a_url_with_a_token() {
     if !possible() {

@@ -37,6 +37,11 @@ fn texts_keep_what_is_no_secret() {
         "fatal: Could not read from remote repository. git@git.example:team/auth.git",
         "# example.com/x [example.com/x.test]",
         "basic usage",
+        "curl -X POST https://h.example/x && curl -X \"PUT\" -d a=b h.example",
+        "tar -X --exclude=a; test \"$1\" = -X; y=1",
+        "link: -X flag requires argument of the form importpath.name=value",
+        "main.key: cannot set with -X: not a var of type string (type:int)",
+        "java -Xmx1g -Dx=y",
     ] {
         assert_eq!(text(same), same);
     }
@@ -60,6 +65,43 @@ fn texts_lose_secrets() {
         ("used ghp_0123456789abcdef here", "used REDACTED here"),
     ] {
         assert_eq!(text(from), to);
+    }
+}
+
+#[test]
+fn texts_lose_linker_definitions_and_keep_what_stands_around() {
+    for (from, to) in [
+        ("go build -ldflags \"-X main.key=abc\" .", "go build -ldflags \"-X main.key=REDACTED\" ."),
+        (
+            "go build -ldflags '-s -X main.key=abc -X main.b=c -w' ./cmd && echo \"done\"",
+            "go build -ldflags '-s -X main.key=REDACTED -X main.b=REDACTED -w' ./cmd && echo \"done\"",
+        ),
+        ("go build -ldflags=-X=main.key=abc ./cmd", "go build -ldflags=-X=main.key=REDACTED ./cmd"),
+        ("go build --ldflags=all=-X=main.key=abc ./cmd", "go build --ldflags=all=-X=main.key=REDACTED ./cmd"),
+        (
+            "go build -ldflags=\"-X 'main.key=a b' -s\" ./cmd; ls -a",
+            "go build -ldflags=\"-X 'main.key=REDACTED' -s\" ./cmd; ls -a",
+        ),
+        ("-ldflags \"-X main.key='a b' -s\" ./cmd", "-ldflags \"-X main.key=REDACTED -s\" ./cmd"),
+        ("-ldflags \"-s -X main.key=a b -w\" ./cmd", "-ldflags \"-s -X main.key=REDACTED -w\" ./cmd"),
+        ("-ldflags \"-X 'main.key=it\\\"s' -w\" ./cmd", "-ldflags \"-X 'main.key=REDACTED' -w\" ./cmd"),
+        ("-ldflags \"-X \\\"main.key=a b\\\" -w\" ./cmd", "-ldflags \"-X \\\"main.key=REDACTED\\\" -w\" ./cmd"),
+        ("-ldflags -X\\ main.key=a\\ b ./cmd", "-ldflags -X\\ main.key=REDACTED ./cmd"),
+        ("-ldflags \"-X main.key=$(git log -1 | cat) -w\" ./cmd", "-ldflags \"-X main.key=REDACTED -w\" ./cmd"),
+        // What `go build -x` prints: of the linker's words those with a space are quoted as Go does.
+        ("link -o a.out -X main.key=abc -s main.a", "link -o a.out -X main.key=REDACTED -s main.a"),
+        ("link -X \"main.key=a \\\"b\\\" -c\" -s main.a", "link -X \"main.key=REDACTED\" -s main.a"),
+        ("link \"-X=main.key=a -b c\" -s main.a", "link \"-X=main.key=REDACTED\" -s main.a"),
+        // And in the build info that it hands to the linker.
+        (
+            "modinfo \"path\\tmain\\nbuild\\t-ldflags=\\\"-s -X main.key=a -w\\\"\\nbuild\\tGOOS=linux\\n\"",
+            "modinfo \"path\\tmain\\nbuild\\t-ldflags=\\\"-s -X main.key=REDACTED -w\\\"\\nbuild\\tGOOS=linux\\n\"",
+        ),
+        ("[\"link\",\"-X\",\"main.key=a b\",\"-s\"]", "[\"link\",\"-X\",\"main.key=REDACTED\",\"-s\"]"),
+        ("can't: go build -ldflags \"-X main.key=a b\" .", "can't: go build -ldflags \"-X main.key=REDACTED\" ."),
+    ] {
+        assert_eq!(text(from), to);
+        assert_eq!(arguments(&["sh", "-c", from])[2], to);
     }
 }
 
@@ -98,7 +140,7 @@ fn arguments_lose_linker_definitions() {
 }
 
 /// Ways in which people put a secret on a command line or into a text; `CANARY` is its place.
-const TEMPLATES: [&str; 24] = [
+const TEMPLATES: [&str; 38] = [
     "https://user:CANARY@proxy.example/go",
     "https://CANARY@proxy.example/go",
     "https://proxy.example/x?token=CANARY",
@@ -116,6 +158,20 @@ const TEMPLATES: [&str; 24] = [
     "-ldflags=all=-X=main.key=CANARY",
     "--ldflags=-X=main.key=CANARY",
     "-X=main.key=CANARY",
+    "go build -ldflags \"-X main.key=CANARY\" .",
+    "go build -ldflags '-s -w -X main.key=CANARY -X main.other=CANARY' ./...",
+    "go build -ldflags=-X=main.key=CANARY .",
+    "go build -ldflags \"-X 'main.key=CANARY CANARY'\" .",
+    "go build -ldflags '-X \"main.key=CANARY CANARY\" -s' .",
+    "go build -ldflags \"-X \\\"main.key=CANARY CANARY\\\" -s\" .",
+    "go build -ldflags \"-X main.key='CANARY CANARY'\" .",
+    "go build -ldflags -X\\ main.key=CANARY\\ CANARY .",
+    "go build -ldflags \"-s \\\n\t-X main.key=CANARY \\\n\t-X $(PKG).other=CANARY\" .",
+    "set -e; LDFLAGS=\"-X 'main.key=CANARY, CANARY'\"; go build -ldflags \"$LDFLAGS\"",
+    "/sdk/link -o $WORK/b001/exe/a.out -X main.key=CANARY -X \"main.other=CANARY \\\"CANARY\" $WORK/b001/_pkg_.a",
+    "/sdk/link \"-X=main.key=CANARY -x CANARY\" $WORK/b001/_pkg_.a",
+    "modinfo \"build\\t-ldflags=\\\"-X 'main.key=CANARY CANARY'\\\"\\nbuild\\tCGO_ENABLED=1\\n\"",
+    "[\"-X\", \"main.key=CANARY CANARY\"]",
     "--token=CANARY",
     "API_SECRET=CANARY",
     "password: CANARY",
@@ -133,8 +189,9 @@ proptest! {
         for clean in [arguments(std::slice::from_ref(&written)).join(" "), arguments(&["-v", &written]).join(" ")] {
             prop_assert!(!clean.contains(&canary), "{written} gave {clean}");
         }
-        if !written.starts_with("-ldflags") && !written.starts_with("--ldflags") && !written.starts_with("-X") {
-            let clean = text(&written);
+        let script = format!("cd x && {written} && echo it's done");
+        for written in [&written, &script] {
+            let clean = text(written);
             prop_assert!(!clean.contains(&canary), "{written} gave {clean}");
         }
     }
@@ -163,6 +220,13 @@ proptest! {
             prop_assert!(last.len() < 3 || !clean.contains(&secret), "{flags} gave {clean}");
             prop_assert!(!clean.contains(&secret), "{flags} gave {clean}");
         }
+    }
+
+    #[test]
+    fn any_quoting_is_survived(value in "([-X=m '\"`\\\\(){},\n]|-X |-X main.k=|é){0,60}") {
+        let clean = text(&value);
+        // A text without a name has no definition.
+        prop_assert!(value.contains('m') || value.contains('=') || clean == value, "{} gave {}", value, clean);
     }
 
     #[test]
