@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    history, say,
+    history, log, say,
     settings::{AgentSettings, Talk},
     toolchains,
 };
@@ -44,6 +44,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// It cannot listen, keep reports or observe anything.
 pub fn agent(settings: &AgentSettings) -> anyhow::Result<ExitCode> {
+    log::start(tracing::Level::INFO, std::env::var_os(log::VARIABLE).as_deref());
     stop_on_signals().context("signals")?;
     let listen: ListenAddress = settings.listen.parse().with_context(|| format!("--listen {}", settings.listen))?;
     let reports = match &settings.reports {
@@ -174,8 +175,7 @@ impl Agent {
         let (lost_events, complete) = (build.lost_events.clone(), build.complete);
         let document = Document { lost_events, complete, ..session.model().document_of(vec![build]) };
         if let Err(error) = reports.write(&document, SystemTime::now()) {
-            tracing::error!(%error, "a report could not be kept");
-            say::line(format_args!("gobuild-trace: a report could not be kept: {error}"));
+            tracing::error!("a report could not be kept: {error}");
         }
     }
 

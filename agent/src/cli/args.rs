@@ -18,7 +18,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     override_usage = "gobuild-trace [OPTIONS] [--] COMMAND...\n       gobuild-trace <run|agent|report|check> ...",
     after_help = "A first word that is a subcommand is the subcommand; after -- or run it is a command.\n\
                   Exit code: that of COMMAND; 125 if gobuild-trace itself failed, 126 if COMMAND cannot be executed, \
-                  127 if it was not found.\n\n\
+                  127 if it was not found.\n\
+                  GOBUILD_TRACE_LOG: what is said of our own doings: warn, info, debug, off.\n\n\
                   Examples:\n  \
                   sudo gobuild-trace go build ./...\n  \
                   sudo gobuild-trace --json report.json make test\n  \

@@ -51,6 +51,13 @@ impl CommandSpec {
             Some(user) => Self { command, environment: user.environment.clone(), identity: Some(Identity::of(user)) },
         }
     }
+
+    /// Value of a variable of its environment. Empty is as good as not set, to the go command too.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        let (_, value) = self.environment.iter().find(|(key, _)| key == name)?;
+        (!value.is_empty()).then_some(value.as_os_str())
+    }
 }
 
 impl Identity {

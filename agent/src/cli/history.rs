@@ -1,7 +1,6 @@
 //! Where what builds did is remembered, and when it is kept.
 
 use std::{
-    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -22,13 +21,13 @@ const VARIABLE: &str = "GOBUILD_TRACE_HISTORY";
 /// The wrapper's: below the cache directory of the user whose command it is, and owned by that user.
 #[must_use]
 pub fn of_user(settings: &RunSettings, spec: &CommandSpec) -> Option<HistoryStore> {
-    let off = variable(&spec.environment, VARIABLE).is_some_and(|value| value == "off");
+    let off = spec.variable(VARIABLE).is_some_and(|value| value == "off");
     match settings.history {
         Remember::Yes if !off => {}
         Remember::Yes | Remember::No => return None,
     }
     // As Go's os.UserCacheDir: a relative XDG_CACHE_HOME is none.
-    let directory = |name| variable(&spec.environment, name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let directory = |name| spec.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")))?;
     let owner = spec.identity.as_ref().map(super::child::Identity::for_files);
     Some(HistoryStore::new(caches.join("gobuild-trace"), owner))
@@ -58,9 +57,4 @@ pub fn warn(session: &mut Session, talk: Talk) {
             say::line(format_args!("gobuild-trace: {warning}"));
         }
     }
-}
-
-fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr> {
-    let (_, value) = environment.iter().find(|(key, _)| key == OsStr::new(name))?;
-    (!value.is_empty()).then_some(value.as_os_str())
 }

@@ -21,6 +21,8 @@ pub mod history;
 #[cfg(feature = "probe")]
 pub mod live;
 #[cfg(feature = "probe")]
+pub mod log;
+#[cfg(feature = "probe")]
 pub mod output;
 #[cfg(feature = "probe")]
 pub mod run;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
     fs::File,
     io::Write as _,
     os::unix::ffi::OsStrExt as _,
@@ -17,7 +16,7 @@ use super::{
     child::{Child, ChildStatus, CommandSpec, Identity, exit_as},
     history,
     live::LiveLine,
-    output, say,
+    log, output, say,
     settings::{RunSettings, Talk, WhenImpossible},
     signals, toolchains,
 };
@@ -71,6 +70,11 @@ impl Outputs {
 pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
     let user = sudo::invoking_user();
     let spec = CommandSpec::of_caller(settings.command.clone(), user.as_ref());
+    let level = match settings.talk {
+        Talk::Report => tracing::Level::WARN,
+        Talk::Errors => tracing::Level::ERROR,
+    };
+    log::start(level, spec.variable(log::VARIABLE));
     let mut outputs = Outputs::open(settings, spec.identity.as_ref())?;
     let command: Vec<_> = settings.command.iter().map(|word| word.to_string_lossy()).collect();
     let root_cookie = cookie();
@@ -123,6 +127,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
             telemetry.record_build(build);
             exporter.export_build(build, parents.get(&build.id));
         }
+        // What failed has been logged.
         exporter.flush_unless(FLUSH_LIMIT, || !export_wanted(signals_of_the_command));
     }
     exit_as(status)
@@ -183,7 +188,7 @@ fn write_reports(settings: &RunSettings, outputs: &mut Outputs, document: &Docum
 
 /// The place in its CI job's trace that the command is given.
 fn trace_parent(spec: &CommandSpec) -> Option<String> {
-    let (_, value) = spec.environment.iter().find(|(name, _)| name == "TRACEPARENT")?;
+    let value = spec.variable("TRACEPARENT")?;
     Some(Variable::TraceParent.sanitise(&value.to_string_lossy())).filter(|value| !value.is_empty())
 }
 
@@ -262,10 +267,6 @@ fn cookie() -> u32 {
 
 /// The go commands that the command is likely to run.
 fn go_commands(spec: &CommandSpec) -> Vec<PathBuf> {
-    let value = |name: &str| {
-        let (_, value) = spec.environment.iter().find(|(key, _)| key == OsStr::new(name))?;
-        // Empty is as good as not set to the go command.
-        (!value.is_empty()).then(|| PathBuf::from(value))
-    };
+    let value = |name: &str| spec.variable(name).map(PathBuf::from);
     toolchains::likely(value, std::env::current_dir().ok().as_deref())
 }

@@ -128,7 +128,7 @@ async fn serve(listeners: Vec<TcpListener>, app: &Router, mut stopped: watch::Re
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(%error, "cannot serve /metrics");
+                tracing::error!("cannot serve /metrics: {error}");
                 continue;
             }
         };

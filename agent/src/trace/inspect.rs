@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gobuild_trace_common::{FileFacts, FileKey, Role};
+use gobuild_trace_common::{FileFacts, FileKey};
 use lru::LruCache;
 
 use super::instrument::{Instruments, REMEMBERED_FILES};
@@ -279,7 +279,7 @@ impl Inspector {
             _pad: [0; 6],
         };
         if let Err(error) = probes.set_file(key, facts) {
-            tracing::warn!(%error, role = ?Role::Go, "cannot tell the kernel programs what a file is");
+            tracing::warn!("the kernel programs cannot be told what a file is: {error}");
         }
     }
 }

@@ -205,6 +205,39 @@ fn a_build_is_exported_once_and_joins_the_trace_of_its_job() {
     }
 }
 
+/// Nothing is exported and nobody would know but for one line, and the command is as it is without us.
+#[test]
+fn a_collector_that_is_away_is_one_line() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("the wrapper needs root");
+    }
+    let port = free_port();
+    let host = Host::new(port);
+    let endpoint = format!("http://ann:canary@127.0.0.1:{port}/?token=canary");
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", "300")];
+    let said = |options: &[&str], more: &[(&str, &str)]| {
+        let mut command = host.go.program(env!("CARGO_BIN_EXE_gobuild-trace"));
+        command.args(["-o", "/dev/null"]).args(options).args(["--", "go", "env", "GOOS"]);
+        let output = command.envs(variables).envs(more.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "linux\n");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let line = said(&[], &[]);
+    assert_eq!(line.lines().count(), 1, "{line}");
+    let told = format!("gobuild-trace: OTLP export of traces to http://127.0.0.1:{port} failed: ");
+    assert!(line.starts_with(&told) && line.contains("refused") && !line.contains("canary"), "{line}");
+    // It is no error of the command's, which `-q` would print; who wants to know more can ask.
+    assert_eq!(said(&["-q"], &[]), "");
+    assert_eq!(said(&[], &[("GOBUILD_TRACE_LOG", "off")]), "");
+    assert_eq!(said(&["-q"], &[("GOBUILD_TRACE_LOG", "gobuild_trace=warn")]), line);
+    let wrong = said(&[], &[("GOBUILD_TRACE_LOG", "=/=")]);
+    assert!(
+        wrong.starts_with("gobuild-trace: GOBUILD_TRACE_LOG: not a log filter; ") && wrong.ends_with(&line),
+        "{wrong}"
+    );
+}
+
 /// A collector that takes connections and never answers holds up the end of a command for three seconds, but not for
 /// longer than its user wants to wait: the reports are written by then.
 #[test]

@@ -12,7 +12,7 @@ mod traces;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -51,6 +51,8 @@ pub struct Exporter {
     deadline: watch::Sender<Option<Instant>>,
     worker: Option<JoinHandle<()>>,
     resource: Resource,
+    /// A request was given up unsent and logged: others are not worth a line each.
+    overflowed: AtomicBool,
 }
 
 /// Why an exporter cannot start.
@@ -126,7 +128,7 @@ impl Exporter {
             runtime.block_on(worker.run(queue));
             runtime.shutdown_background();
         })?;
-        Ok(Self { shared, jobs, deadline, worker: Some(worker), resource })
+        Ok(Self { shared, jobs, deadline, worker: Some(worker), resource, overflowed: AtomicBool::new(false) })
     }
 
     /// Queues the trace of a finished build, unless `parent` says that it is not sampled.
@@ -159,7 +161,11 @@ impl Exporter {
                 let rest = end.saturating_duration_since(Instant::now());
                 match wait.recv_timeout(rest.min(LOOK_UP)) {
                     Err(blocking::RecvTimeoutError::Timeout) if !rest.is_zero() => {}
-                    Ok(()) | Err(_) => break,
+                    Err(blocking::RecvTimeoutError::Timeout) => {
+                        tracing::warn!("OTLP export was given up after {} s", limit.as_secs());
+                        break;
+                    }
+                    Ok(()) | Err(blocking::RecvTimeoutError::Disconnected) => break,
                 }
             }
         }
@@ -181,6 +187,9 @@ impl Exporter {
         if queued + size > MAX_QUEUED_BYTES || self.jobs.send(Job::Post(signal, body)).is_err() {
             self.shared.queued_bytes.fetch_sub(size, Ordering::Relaxed);
             self.shared.fail(signal);
+            if !self.overflowed.swap(true, Ordering::Relaxed) {
+                tracing::warn!("OTLP export of {signal} was given up: too much waits for the collector");
+            }
         }
     }
 }
@@ -306,9 +315,9 @@ impl Worker {
         };
         self.shared.fail(signal);
         if self.reported {
-            tracing::debug!(%signal, endpoint = %client.target(), problem, "OTLP export failed");
+            tracing::debug!("OTLP export of {signal} to {} failed: {problem}", client.target());
         } else {
-            tracing::warn!(%signal, endpoint = %client.target(), problem, "OTLP export failed");
+            tracing::warn!("OTLP export of {signal} to {} failed: {problem}", client.target());
             self.reported = true;
         }
     }
