@@ -10,6 +10,7 @@ use super::{
     critical_path,
     disk::durations,
     download::{Charge, Rows, Span},
+    flags,
     fold::{BuildId, Model},
     share::{self, Shares, Work},
     state::{BuildState, subcommand},
@@ -286,12 +287,8 @@ impl BuildState {
     /// `-a`.
     pub(super) fn forced(&self) -> bool {
         let settings = self.facts.as_ref().and_then(|facts| facts.settings.as_ref());
-        let flags = settings.map_or("", |settings| settings.flags.as_str());
-        let words = self.arguments.iter().skip(1).map(String::as_str);
-        words
-            .take_while(|word| *word != "--" && *word != "-args")
-            .chain(flags.split_whitespace())
-            .any(|word| matches!(word.trim_start_matches('-'), "a" | "a=true" | "a=1") && word.starts_with('-'))
+        let goflags = settings.map_or("", |settings| settings.flags.as_str());
+        flags::is_on("a", &self.arguments, goflags)
     }
 
     pub(super) fn cacheprog(&self) -> bool {

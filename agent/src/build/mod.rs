@@ -21,6 +21,7 @@ mod tools;
 
 mod cache_path;
 mod critical_path;
+mod flags;
 mod proxy;
 
 mod finish;

@@ -217,19 +217,25 @@ impl BuildState {
 
 /// The words of a go command line that say what it does.
 pub(super) fn subcommand(arguments: &[String]) -> String {
-    let mut words = arguments.iter().skip(1).map(String::as_str);
-    let mut first = words.next().unwrap_or_default();
+    split(arguments).0
+}
+
+/// The words of a go command line that say what it does, and those behind them.
+pub(super) fn split(arguments: &[String]) -> (String, &[String]) {
+    let word = |at: usize| arguments.get(at).map_or("", String::as_str);
+    let mut at = 1;
     // `-C dir` is the only flag that may come first (cmd/go/main.go, `handleChdirFlag`).
-    while first.starts_with("-C") || first.starts_with("--C") {
-        if !first.contains('=') {
-            words.next();
+    while word(at).starts_with("-C") || word(at).starts_with("--C") {
+        at += if word(at).contains('=') { 1 } else { 2 };
+    }
+    let first = word(at);
+    let (name, next) = match (first, arguments.get(at + 1)) {
+        ("mod" | "work" | "telemetry", Some(second)) if !second.starts_with('-') => {
+            (format!("{first} {second}"), at + 2)
         }
-        first = words.next().unwrap_or_default();
-    }
-    match (first, words.next()) {
-        ("mod" | "work" | "telemetry", Some(second)) if !second.starts_with('-') => format!("{first} {second}"),
-        _ => first.to_owned(),
-    }
+        _ => (first.to_owned(), at + 1),
+    };
+    (name, arguments.get(next..).unwrap_or_default())
 }
 
 #[cfg(test)]

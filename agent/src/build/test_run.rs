@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::{
     build_cache::Decision,
     download::{Charge, Span},
+    flags,
     state::subcommand,
     tools::Child,
     types::{HitMiss, Phase, TestRun},
@@ -78,7 +79,7 @@ fn tested(link: &Child) -> Option<&str> {
 
 /// Packages whose result was there.
 fn cached<'a>(arguments: &[String], children: &'a [Child], decisions: &'a [Decision]) -> Option<Vec<&'a str>> {
-    let only_built = arguments.iter().any(|word| matches!(word.as_str(), "-c" | "--c" | "-n" | "--n"));
+    let only_built = ["c", "n"].into_iter().any(|flag| flags::is_on(flag, arguments, ""));
     let links = || children.iter().filter(|child| is_link(child));
     if subcommand(arguments) != "test" || only_built || links().any(|link| link.status != Some(Status::Code(0))) {
         return None;
