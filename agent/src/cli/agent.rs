@@ -192,8 +192,8 @@ impl Agent {
             let figures = stats.iter().find(|program| program.name == *name);
             let probe = ProbeCounters {
                 attached: attached[name],
-                run_time_ns: figures.map(|program| program.run_time_ns),
-                runs: figures.map(|program| program.run_count),
+                run_time_ns: figures.and_then(|program| program.run_time_ns),
+                runs: figures.and_then(|program| program.run_count),
             };
             ((*name).to_owned(), probe)
         };

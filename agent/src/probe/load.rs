@@ -160,10 +160,10 @@ pub struct ProgramStatus {
 pub struct ProgramStats {
     /// Name, which is the tracepoint's.
     pub name: &'static str,
-    /// Time spent in it; 0 unless [`Config::measure`].
-    pub run_time_ns: u64,
-    /// Runs; 0 unless [`Config::measure`].
-    pub run_count: u64,
+    /// Time spent in it; absent where the kernel does not count it, see [`Config::measure`].
+    pub run_time_ns: Option<u64>,
+    /// Runs; absent likewise.
+    pub run_count: Option<u64>,
     /// Runs that the kernel left out because the program was already running on that processor: events lost uncounted.
     pub recursion_misses: u64,
     /// Instructions that the verifier walked; 0 before 5.16.
@@ -196,7 +196,7 @@ pub struct Probes {
     ring: Option<EventRing>,
     functions: Functions,
     threads: Threads,
-    _statistics: Option<OwnedFd>,
+    statistics: Option<OwnedFd>,
 }
 
 impl Probes {
@@ -229,6 +229,7 @@ impl Probes {
             _ => ProbeError::Load(error),
         })?;
 
+        // It takes CAP_SYS_ADMIN (kernel/bpf/syscall.c, `bpf_enable_stats`), which nothing else here does.
         let statistics = config.measure.then(|| aya::sys::enable_stats(aya::sys::Stats::RunTime).ok()).flatten();
         let mut statuses = Vec::with_capacity(PROGRAMS.len());
         for (name, tier) in PROGRAMS {
@@ -260,7 +261,7 @@ impl Probes {
             functions: Functions::new(take::<Array<MapData, Wire<_>>>(&mut ebpf, "SITES")?, loaded),
             ebpf,
             statuses,
-            _statistics: statistics,
+            statistics,
         })
     }
 
@@ -345,10 +346,12 @@ impl Probes {
                 };
                 let fdinfo = fdinfo(fd);
                 let figure = |name: &str| fdinfo.get(name).copied().unwrap_or(0);
+                // Without counting they are shown as 0; `kernel.bpf_stats_enabled` counts for everybody.
+                let counted = |name: &str| Some(figure(name)).filter(|n| self.statistics.is_some() || *n > 0);
                 Some(ProgramStats {
                     name,
-                    run_time_ns: figure("run_time_ns"),
-                    run_count: figure("run_cnt"),
+                    run_time_ns: counted("run_time_ns"),
+                    run_count: counted("run_cnt"),
                     recursion_misses: figure("recursion_misses"),
                     verified_instructions: u32::try_from(figure("verified_insns")).unwrap_or(0),
                 })
