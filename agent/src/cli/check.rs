@@ -104,7 +104,7 @@ impl Check {
                 ProbeState::Ok | ProbeState::Degraded => "loads",
                 ProbeState::Off => "not part of this version",
             });
-            push(&mut text, state(probe.state, color), &format!("probes {}", tier(probe.name)), found, color);
+            push(&mut text, state(probe.state, color), &format!("probes {}", probe.name.as_str()), found, color);
         }
         let verdict = match self.ok {
             true => "Builds can be traced here.",
@@ -125,15 +125,6 @@ fn state(state: ProbeState, _color: bool) -> (&'static str, Mark) {
         ProbeState::Ok => ("ok", Mark::Good),
         ProbeState::Degraded => ("degraded", Mark::Warning),
         ProbeState::Off => ("missing", Mark::Bad),
-    }
-}
-
-fn tier(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Paths => "paths",
-        Tier::Goroutine => "goroutine",
-        Tier::Spans => "spans",
-        Tier::Requests => "requests",
     }
 }
 

@@ -333,18 +333,17 @@ fn tiers(probes: &Probes, options: &Options) -> Vec<(Tier, ProbeState, Option<St
         by_reason.iter().map(|(reason, names)| format!("{}: {reason}", names.join(", "))).collect();
     let paths = if missing.is_empty() { ProbeState::Ok } else { ProbeState::Degraded };
     let mut rows = vec![(Tier::Paths, paths, (!missing.is_empty()).then(|| missing.join("; ")))];
-    for tier in [Tier::Goroutine, Tier::Spans, Tier::Requests] {
-        rows.push(match probes.functions_unavailable() {
-            // What a service leaves out by default needs no excuse in each of its reports.
-            _ if tier > options.tier => {
-                let reason = options.command.is_some().then(|| "switched off by --probes".to_owned());
-                (tier, ProbeState::Off, reason)
-            }
-            Some(reason) if tier > Tier::Goroutine => (tier, ProbeState::Off, Some(reason.to_owned())),
-            _ => (tier, ProbeState::Ok, None),
-        });
-    }
+    rows.extend(upper_tiers(options.tier, probes.functions_unavailable()));
     rows
+}
+
+/// Those above the lowest: `highest` was asked for, and `unavailable` is why functions cannot be watched.
+fn upper_tiers(highest: Tier, unavailable: Option<&str>) -> [(Tier, ProbeState, Option<String>); 3] {
+    [Tier::Goroutine, Tier::Spans, Tier::Requests].map(|tier| match unavailable {
+        _ if tier > highest => (tier, ProbeState::Off, Some(format!("--probes {}", highest.as_str()))),
+        Some(reason) if tier > Tier::Goroutine => (tier, ProbeState::Off, Some(reason.to_owned())),
+        Some(_) | None => (tier, ProbeState::Ok, None),
+    })
 }
 
 fn kind_name(kind: u16) -> &'static str {
@@ -383,5 +382,21 @@ fn reason_name(reason: u16) -> &'static str {
         reason if reason == DropReason::ReadFailed as u32 => "read_failed",
         reason if reason == DropReason::LoopBound as u32 => "loop_bound",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_that_is_off_says_why() {
+        let rows = |highest, unavailable| upper_tiers(highest, unavailable).map(|(_, _, reason)| reason);
+        assert_eq!(rows(Tier::Requests, None), [None, None, None]);
+        let by_option = Some("--probes goroutine".to_owned());
+        assert_eq!(rows(Tier::Goroutine, None), [None, by_option.clone(), by_option]);
+        let by_kernel = || Some("needs 6.6".to_owned());
+        assert_eq!(rows(Tier::Requests, Some("needs 6.6")), [None, by_kernel(), by_kernel()]);
+        assert_eq!(rows(Tier::Spans, Some("needs 6.6")), [None, by_kernel(), Some("--probes spans".to_owned())]);
     }
 }

@@ -32,6 +32,8 @@ fn paths_alone_leave_out_what_they_cannot_see() {
     for probe in &ran.document.probes {
         let expected = if probe.name == Tier::Paths { ProbeState::Ok } else { ProbeState::Off };
         assert_eq!(probe.state, expected, "{probe:?}");
+        let reason = (expected == ProbeState::Off).then_some("--probes paths");
+        assert_eq!(probe.reason.as_deref(), reason, "{probe:?}");
     }
     let build = ran.build();
     assert_eq!(build.modules.len(), 6);

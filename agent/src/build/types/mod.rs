@@ -88,6 +88,19 @@ pub enum Tier {
     Requests,
 }
 
+impl Tier {
+    /// Its name in `--probes`, in JSON and in text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Paths => "paths",
+            Self::Goroutine => "goroutine",
+            Self::Spans => "spans",
+            Self::Requests => "requests",
+        }
+    }
+}
+
 /// How much of a tier works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

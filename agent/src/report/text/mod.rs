@@ -107,7 +107,7 @@ pub(super) fn listing(listing: &super::dir::Listing, color: bool) -> String {
     page.finish(color)
 }
 
-/// Says once which tiers did not load. A tier that was not asked for has no reason and no line.
+/// Says once which tiers did not serve, and why.
 fn probes(page: &mut Page, document: &Document, only_paths: bool) {
     let mut said: Vec<(&str, ProbeState, Vec<&str>)> = Vec::new();
     for probe in &document.probes {
@@ -116,12 +116,7 @@ fn probes(page: &mut Page, document: &Document, only_paths: bool) {
         if only_paths && probe.name != Tier::Paths {
             continue;
         }
-        let name = match probe.name {
-            Tier::Paths => "paths",
-            Tier::Goroutine => "goroutine",
-            Tier::Spans => "spans",
-            Tier::Requests => "requests",
-        };
+        let name = probe.name.as_str();
         match said.iter_mut().find(|(text, state, _)| *text == reason && *state == probe.state) {
             Some((_, _, names)) => names.push(name),
             None => said.push((reason, probe.state, vec![name])),
