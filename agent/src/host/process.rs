@@ -252,13 +252,30 @@ impl Process {
             .and_then(|head| parse_archive_build_id(&head).map_or(Fact::Unreadable(0), Fact::Known))
     }
 
-    /// It has our view of the file system: a path means the same file to it as to us.
+    /// An absolute path is the same directory to it as to us, by device and inode, or would be if it were made: where it is
+    /// not there, what is nearest above it decides. A mount namespace of one's own says nothing of that: a service that may
+    /// not write to most of the file system has one, and sees the same directories.
     #[must_use]
-    pub fn shares_our_files(&self) -> bool {
-        let ours = std::fs::read_link("/proc/self/ns/mnt").ok();
-        ours.is_some()
-            && self.link("ns/mnt").known() == ours
-            && self.link("root").known().is_some_and(|root| root == Path::new("/"))
+    pub fn shares_directory(&self, directory: &Path) -> bool {
+        for directory in directory.ancestors().take(DIRECTORIES_MAX) {
+            let theirs = Fact::from(self.directory_identity(directory));
+            let ours = Fact::from(std::fs::metadata(directory).map(|found| (found.dev(), found.ino())));
+            match (theirs, ours) {
+                (Fact::Known(theirs), Fact::Known(ours)) => return theirs == ours,
+                (Fact::Absent, Fact::Absent) => {}
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// Device and inode of what an absolute path names to it.
+    fn directory_identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = openat(&self.directory, "root", flags, Mode::empty())?;
+        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let found = File::from(openat2(root, path, OpenHow::new().flags(flags).resolve(resolve))?).metadata()?;
+        Ok((found.dev(), found.ino()))
     }
 
     /// Arguments of a response file, secrets removed. The go command deletes it when the tool has ended.
@@ -486,6 +503,24 @@ mod tests {
         assert_eq!(settings.go_root.as_deref(), Some(root));
         let text = format!("{settings:?}");
         assert!(text.contains("p.example") && !text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn a_directory_is_shared_also_before_it_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::create_dir(path("here")).unwrap();
+        std::fs::write(path("file"), "").unwrap();
+        symlink("here", path("link")).unwrap();
+        let sleeper = Sleeper::start(Path::new("/"), &[]);
+        let process = sleeper.open();
+        for name in ["here", "link", "here/not/yet", "link/not/yet", "not-yet"] {
+            assert!(process.shares_directory(&path(name)), "{name}");
+        }
+        assert!(!process.shares_directory(&path("file")));
+        assert!(!process.shares_directory(Path::new("relative")));
+        drop(sleeper);
+        assert!(!process.shares_directory(&path("here")));
     }
 
     #[test]

@@ -118,8 +118,8 @@ impl Inspector {
         Some(Event { at_ns: event.at_ns, task: event.task, body: Body::Packages(PackageFiles { files, build_ids }) })
     }
 
-    /// What is known of the build cache of a go command that was just executed. A process in another mount namespace may
-    /// mean another directory by the same name.
+    /// What is known of the build cache of a go command that was just executed. In a container it may mean another
+    /// directory by the same name.
     pub fn history(&mut self, facts: &Event) -> Vec<Event> {
         let Body::Facts(found) = &facts.body else { return Vec::new() };
         let settings = found.settings.as_ref().filter(|settings| settings.cache_program.is_none());
@@ -127,7 +127,8 @@ impl Inspector {
         let (Some(store), Some(cache)) = (&self.history, cache.filter(|cache| cache.starts_with('/'))) else {
             return Vec::new();
         };
-        let ours = Process::open(facts.task.pid).known().is_some_and(|process| process.shares_our_files());
+        let process = Process::open(facts.task.pid).known();
+        let ours = process.is_some_and(|process| process.shares_directory(Path::new(cache)));
         if found.program != Program::Go || !ours {
             return Vec::new();
         }

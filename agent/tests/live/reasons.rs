@@ -202,6 +202,33 @@ fn an_agent_remembers_what_builds_did_and_so_does_the_next() {
     service.stop();
 }
 
+/// A service manager gives it a mount namespace of its own, in which it may write to nothing but its own directory. A
+/// container's build, or one with a file system of its own there, has another cache by the same name.
+#[test]
+fn an_agent_with_its_own_mounts_knows_which_cache_is_meant() {
+    if !possible() {
+        return;
+    }
+    const MODULE: &str = "reason.test/m";
+    const READ_ONLY: &str = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\"";
+    const ANOTHER: &str = "mount -t tmpfs none \"$0\"";
+    for (script, known) in [(READ_ONLY, true), (ANOTHER, false)] {
+        let lab = Lab::new();
+        let kept = TempDir::new().unwrap();
+        let service = Service::start_where(script, &lab.go.build_cache(), kept.path());
+        lab.build_unseen(&[]);
+        // That the cache was made is seen from the build itself.
+        let first = service.last_build(MODULE, 1);
+        assert_eq!(reasons(&first), ["apart never_built", "leaf never_built", "middle never_built", "top never_built"]);
+        lab.append("apart", "\nconst More = 1\n");
+        lab.build_unseen(&[]);
+        let second = service.last_build(MODULE, 2);
+        assert_eq!(reasons(&second), [if known { "apart inputs_changed" } else { "apart unknown" }], "{script}");
+        assert_eq!(package(&second, "leaf").saved_ns.is_some(), known, "{script}");
+        service.stop();
+    }
+}
+
 /// Compilations name their actions and are given archives, whatever the tier.
 #[test]
 fn lower_tiers_know_what_was_compiled() {

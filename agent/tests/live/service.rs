@@ -36,8 +36,18 @@ pub struct Service {
 impl Service {
     /// Returns once it sees go commands.
     pub fn start(reports: &Path) -> Self {
+        Self::start_by(Command::new(PROGRAM), reports)
+    }
+
+    /// As [`Self::start`], where `script` has changed what is mounted, for the agent alone; `$0` is `place`.
+    pub fn start_where(script: &str, place: &Path, reports: &Path) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &format!("{script} && exec \"$@\"")]).arg(place).arg(PROGRAM);
+        Self::start_by(command, reports)
+    }
+
+    fn start_by(mut command: Command, reports: &Path) -> Self {
         let listen = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-        let mut command = Command::new(PROGRAM);
         command.args(["agent", "--listen", &listen.to_string(), "--reports"]).arg(reports);
         let service = Self { agent: command.spawn().unwrap(), listen, reports: reports.to_owned() };
         wait_until("the agent listens", PATIENCE, || TcpStream::connect(listen).is_ok());
