@@ -4,7 +4,7 @@
 //! only note it. What a process sends to us alone would have gone to the command, so it is forwarded: as `sudo` does,
 //! the sender tells the two apart.
 
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
 
@@ -39,6 +39,29 @@ pub fn count() -> u32 {
     COUNT.load(Ordering::Relaxed)
 }
 
+/// Whether SIGPIPE was ignored when we were started, which exec hands on (a systemd unit ignores it by default).
+static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Rust's runtime ignores SIGPIPE before `main`, so what we inherited is asked for before that: the C library calls what
+/// this section holds before it calls the runtime.
+#[used]
+// SAFETY: the section is an array of functions of the C ABI that return nothing.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = note_inherited;
+
+extern "C" fn note_inherited() {
+    PIPE_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: only asks; `sigaction` fills the whole struct or fails, and zeroes are a valid one.
+    unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Signal mask and dispositions as we inherited them, with every signal blocked until [`Inherited::release`].
 #[derive(Debug)]
 pub(super) struct Inherited {
@@ -52,14 +75,7 @@ impl Inherited {
     pub(super) fn block() -> nix::Result<Self> {
         let mut mask = SigSet::empty();
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
-        let ignored = FORWARDED.map(|signal| {
-            let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-            // SAFETY: only asks; `sigaction` fills the whole struct or fails, and zeroes are a valid one.
-            unsafe {
-                libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
-                action.assume_init().sa_sigaction == libc::SIG_IGN
-            }
-        });
+        let ignored = FORWARDED.map(is_ignored);
         Ok(Self { mask, ignored })
     }
 
@@ -73,8 +89,8 @@ impl Inherited {
         for (signal, ignored) in FORWARDED.into_iter().zip(self.ignored) {
             set(signal, if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl });
         }
-        // Rust's runtime ignores it from the start, so what we inherited is not known; nearly always it is this.
-        set(Signal::SIGPIPE, SigHandler::SigDfl);
+        let ignored = PIPE_IGNORED.load(Ordering::Relaxed);
+        set(Signal::SIGPIPE, if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl });
     }
 }
 
