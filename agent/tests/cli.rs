@@ -296,6 +296,20 @@ fn a_report_is_printed_again_and_a_closed_pipe_is_no_failure() {
     assert_eq!((result.status.code(), result.stdout), (Some(0), b"No report.\n".to_vec()));
 }
 
+/// The command, its exit code and its report are as without a recording.
+#[test]
+fn a_recording_that_finds_no_space_is_one_line() {
+    let result = output(&["-q", "--record", "/dev/full", "sh", "-c", "echo out; exit 3"]);
+    assert_eq!((result.status.code(), result.stdout), (Some(3), b"out\n".to_vec()));
+    let said = String::from_utf8(result.stderr).unwrap();
+    if said.contains("not tracing this build") {
+        assert!(std::env::var_os("CI").is_none(), "{said}");
+        return eprintln!("skipped: {said}");
+    }
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("gobuild-trace: --record: No space left on device"), "{said}");
+}
+
 #[test]
 fn check_ends_with_0_or_2_and_speaks_json() {
     let result = output(&["check", "--json"]);

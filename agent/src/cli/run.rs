@@ -115,6 +115,9 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<ExitCode> {
     session.finish(Some(stream_status(status)), duration);
     let document = session.model().document();
     history::warn(&mut session, settings.talk);
+    if let Some(error) = session.take_recording_error() {
+        say::line(format_args!("gobuild-trace: --record: {error}; the recording ends before the command did"));
+    }
     write_reports(settings, &mut outputs, &document);
     if let Some(history) = &history {
         history::keep(&mut session, history);

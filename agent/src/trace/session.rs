@@ -54,6 +54,8 @@ pub struct Session {
     alive: Alive,
     model: Model,
     recorder: Option<Recorder<File>>,
+    /// Why the recording is not whole.
+    recording_ended: Option<io::Error>,
     recursion_told: u64,
     undecodable: u64,
     events: u64,
@@ -110,6 +112,7 @@ impl Session {
             ring,
             model: Model::new(begin_ns, begin.clone()),
             recorder: None,
+            recording_ended: None,
             recursion_told: 0,
             undecodable: 0,
             events: 0,
@@ -119,7 +122,10 @@ impl Session {
             last_sample_ns: begin_ns,
             threads: BTreeMap::new(),
         };
-        session.recorder = recording.and_then(|file| Recorder::new(file).ok());
+        session.recorder = recording.map(Recorder::new).transpose().unwrap_or_else(|error| {
+            session.recording_ended = Some(error);
+            None
+        });
         session.push(Event { at_ns: begin_ns, task: Task::default(), body: Body::Begin(begin) });
         session.inspector.prepare(&options.likely_go_commands, &mut session.probes);
         Ok(session)
@@ -173,13 +179,18 @@ impl Session {
 
     fn push(&mut self, event: Event) {
         self.events += 1;
-        if let Some(recorder) = &mut self.recorder
-            && recorder.write(&event).is_err()
-        {
-            // A full disk ends the recording, never the build or the report.
-            self.recorder = None;
-        }
+        self.record(|recorder| recorder.write(&event));
         self.model.apply(&event);
+    }
+
+    /// A full disk ends the recording, never the build or the report.
+    fn record(&mut self, write: impl FnOnce(&mut Recorder<File>) -> io::Result<()>) {
+        if let Some(recorder) = &mut self.recorder
+            && let Err(error) = write(recorder)
+        {
+            self.recorder = None;
+            self.recording_ended = Some(error);
+        }
     }
 
     /// What the threads of the processes did that did anything.
@@ -230,10 +241,8 @@ impl Session {
         }
         // After the losses: with it the model takes them for told.
         self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::Tick });
-        if let Some(recorder) = &mut self.recorder {
-            // What a kill leaves must be readable up to now.
-            let _ = recorder.flush();
-        }
+        // What a kill leaves must be readable up to now.
+        self.record(Recorder::flush);
     }
 
     fn tell_losses(&mut self, now_ns: u64) {
@@ -278,9 +287,12 @@ impl Session {
         let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let end = End { status, duration_ns };
         self.push(Event { at_ns: now_ns, task: Task::default(), body: Body::End(end) });
-        if let Some(recorder) = &mut self.recorder {
-            let _ = recorder.flush();
-        }
+        self.record(Recorder::flush);
+    }
+
+    /// Why the recording ended before the stream did, once.
+    pub fn take_recording_error(&mut self) -> Option<io::Error> {
+        self.recording_ended.take()
     }
 
     /// What went wrong beside the observation since the last call.
