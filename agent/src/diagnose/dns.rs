@@ -11,9 +11,9 @@ const SLOW_NS: u64 = 1_000_000_000;
 
 /// One finding for each name server.
 pub fn find(build: &Build, findings: &mut Vec<Finding>) {
-    let mut servers: BTreeMap<&str, Vec<&DnsQuery>> = BTreeMap::new();
+    let mut servers: BTreeMap<Option<&str>, Vec<&DnsQuery>> = BTreeMap::new();
     for query in build.dns.iter().filter(|query| in_trouble(query, build)) {
-        servers.entry(&query.server).or_default().push(query);
+        servers.entry(query.server.as_deref()).or_default().push(query);
     }
     for (server, mut queries) in servers {
         queries.sort_by(|a, b| b.duration_ns.cmp(&a.duration_ns).then_with(|| a.start_ns.cmp(&b.start_ns)));
@@ -27,7 +27,7 @@ pub fn find(build: &Build, findings: &mut Vec<Finding>) {
         let what: Vec<String> = what.into_iter().flatten().collect();
         let what = if what.is_empty() { String::new() } else { format!(" ({})", what.join(", ")) };
         let names: BTreeSet<&str> = queries.iter().map(|query| query.name.trim_end_matches('.')).collect();
-        let who = if server.is_empty() { "The name server".to_owned() } else { format!("Name server {server}") };
+        let who = server.map_or_else(|| "The name server".to_owned(), |server| format!("Name server {server}"));
         findings.push(Finding {
             code: if failures.is_empty() { "dns_slow" } else { "dns_failed" }.to_owned(),
             severity: Severity::Warning,

@@ -43,7 +43,7 @@ fn a_healthy_build_has_none() {
     let query = |name: &str, rcode: &str| DnsQuery {
         name: name.to_owned(),
         record_type: "A".to_owned(),
-        server: "10.0.0.53".to_owned(),
+        server: Some("10.0.0.53".to_owned()),
         rcode: Some(rcode.to_owned()),
         duration_ns: 2 * MS,
         attempts: 1,
@@ -250,7 +250,7 @@ fn name_servers_are_named_when_slow_or_failing() {
     build.dns = vec![DnsQuery {
         name: "proxy.corp.example.".to_owned(),
         record_type: "A".to_owned(),
-        server: "10.0.0.53".to_owned(),
+        server: Some("10.0.0.53".to_owned()),
         rcode: Some("NOERROR".to_owned()),
         duration_ns: 5 * S,
         attempts: 2,

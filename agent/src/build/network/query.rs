@@ -45,7 +45,7 @@ impl Query {
         types::DnsQuery {
             name: self.name.clone(),
             record_type: self.record_type.clone(),
-            server: self.server.map(|server| server.to_string()).unwrap_or_default(),
+            server: self.server.map(|server| server.to_string()),
             rcode: self.rcode.clone(),
             answers: self.answers.iter().map(ToString::to_string).collect(),
             duration_ns: self.end_ns.unwrap_or(end_ns).saturating_sub(self.start_ns),
@@ -54,5 +54,31 @@ impl Query {
             error: error_type.map(|_| self.rcode.clone().unwrap_or_else(|| "no answer".to_owned())),
             start_ns: self.start_ns.saturating_sub(build_start_ns),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_server_that_is_not_known_is_absent() {
+        let query = |server| Query {
+            pid: 1,
+            task: Task::default(),
+            id: 7,
+            name: "h.test.".to_owned(),
+            record_type: "A".to_owned(),
+            server,
+            start_ns: 5,
+            end_ns: None,
+            last_sent_ns: 5,
+            attempts: 1,
+            rcode: None,
+            answers: Vec::new(),
+        };
+        let json = |server| serde_json::to_value(query(server).row(0, 9)).unwrap();
+        assert_eq!(json(None).get("server"), None);
+        assert_eq!(json(Some([10, 0, 0, 53].into()))["server"], "10.0.0.53");
     }
 }

@@ -79,7 +79,8 @@ pub struct DnsQuery {
     #[serde(rename = "type")]
     pub record_type: String,
     /// Address of the name server.
-    pub server: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// `NOERROR`, `NXDOMAIN`, …; absent without an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rcode: Option<String>,

@@ -271,9 +271,9 @@ impl<'a> Trace<'a> {
         let mut attributes = vec![
             string(Attribute::DnsQuestionName.name(), query.name.as_str()),
             string("gobuild.dns.question.type", query.record_type.as_str()),
-            string("server.address", query.server.as_str()),
             integer("gobuild.dns.attempts", query.attempts),
         ];
+        attributes.extend(query.server.as_deref().map(|server| string("server.address", server)));
         if !query.answers.is_empty() {
             attributes.push(strings("dns.answers", &query.answers));
         }
