@@ -103,7 +103,7 @@ fn traced_build(
         .env_remove("SUDO_GID");
     build.env_remove("SUDO_USER").env("GOMODCACHE", &caches.modules).env("GOCACHE", &caches.build);
     if let Some(servers) = servers {
-        build.envs(&servers.environment);
+        build.envs(&servers.environment).env("GOENV", "off");
         for private in ["GOPRIVATE", "GONOPROXY", "GONOSUMDB", "HTTPS_PROXY", "https_proxy"] {
             build.env_remove(private);
         }

@@ -24,13 +24,13 @@ pub struct Program {
     pub standard_library: PathBuf,
 }
 
-/// Settings that make the build the same everywhere, whatever the user's own are.
-pub fn environment() -> [(&'static str, &'static str); 6] {
+/// Settings that make the build the same everywhere, whatever the user's own are. GOENV stays the user's: it may name the
+/// proxy, and these come before it.
+pub fn environment() -> [(&'static str, &'static str); 5] {
     [
         ("GOFLAGS", "-modcacherw -buildvcs=false"),
         ("GOTOOLCHAIN", "local"),
         ("GOWORK", "off"),
-        ("GOENV", "off"),
         ("GOTELEMETRY", "off"),
         ("CGO_ENABLED", "0"),
     ]
@@ -57,10 +57,9 @@ impl Program {
             }
         }
         fs::create_dir_all(&modules)?;
-        // GOENV stays the user's here: it may name the proxy.
         let go = |place: &Path, arguments: &[&str]| -> Result<String> {
             let mut go = command(workspace, "go")?;
-            go.args(arguments).current_dir(place).envs(environment()).env_remove("GOENV");
+            go.args(arguments).current_dir(place).envs(environment());
             go.env("GOMODCACHE", &modules).env("GOCACHE", &program.standard_library);
             read(&mut go)
         };
