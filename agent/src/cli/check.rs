@@ -13,6 +13,9 @@ use crate::build::{Probe, ProbeState, Scope, Tier};
 use crate::host::capability::{Capability, Lockdown, Privileges};
 use crate::trace::{self, Session};
 
+/// The first with BPF_CMPXCHG, by which a descriptor ends once. Ring buffer, BTF tracepoints and the capabilities are older.
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
 /// One requirement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -137,8 +140,8 @@ fn requirements(privileges: &Privileges) -> Vec<Finding> {
         remedy: remedy.map(str::to_owned),
     };
     let mut findings = vec![match kernel_version {
-        Some(version) if *version >= (5, 8) => finding("kernel", ProbeState::Ok, kernel.clone(), None),
-        _ => finding("kernel", ProbeState::Off, kernel.clone(), Some("needs Linux 5.8 or later (BPF ring buffer)")),
+        Some(version) if *version >= OLDEST_KERNEL => finding("kernel", ProbeState::Ok, kernel.clone(), None),
+        _ => finding("kernel", ProbeState::Off, kernel.clone(), Some("needs Linux 5.12 or later (BPF atomics)")),
     }];
     findings.push(match btf {
         true => finding("btf", ProbeState::Ok, "/sys/kernel/btf/vmlinux".into(), None),
@@ -226,6 +229,22 @@ mod tests {
         let text = check.render(false);
         assert!(text.contains("lacks CAP_BPF, CAP_PERFMON"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn a_kernel_is_too_old_before_its_atomics() {
+        let kernel = |version| {
+            let check = Check::new(&Privileges { kernel_version: version, ..privileges() }, probe(ProbeState::Off));
+            let finding = check.requirements.into_iter().find(|finding| finding.name == "kernel").unwrap();
+            (finding.state, finding.remedy)
+        };
+        assert_eq!(kernel(Some((5, 12))), (ProbeState::Ok, None));
+        for version in [Some((5, 11)), Some((4, 18)), None] {
+            let (state, remedy) = kernel(version);
+            assert_eq!(state, ProbeState::Off);
+            let (major, minor) = OLDEST_KERNEL;
+            assert!(remedy.is_some_and(|text| text.contains(&format!("Linux {major}.{minor} "))));
+        }
     }
 
     #[test]
