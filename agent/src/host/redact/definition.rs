@@ -91,7 +91,7 @@ fn end(text: &str, start: usize, mut quotes: Quotes, extent: Extent) -> usize {
         match c {
             '(' | '{' => brackets += 1,
             ')' | '}' => brackets = brackets.saturating_sub(1),
-            c if c.is_whitespace() && !nested && backslashes % 2 == 0 => match extent {
+            c if c.is_whitespace() && !nested && backslashes.is_multiple_of(2) => match extent {
                 Extent::Word => return at,
                 Extent::Flags if text[at + c.len_utf8()..].starts_with('-') => return at,
                 Extent::Flags | Extent::Quoted => {}
