@@ -210,6 +210,11 @@ impl Inspector {
         }
     }
 
+    /// Watches one of the go commands that ran before they were known. For when the ring is empty.
+    pub fn watch_queued(&mut self, probes: &mut Probes) {
+        self.instruments.watch_queued(probes);
+    }
+
     /// The facts of an exec, as the event that follows it.
     pub fn inspect(&mut self, event: &Event, file: Executable, probes: &mut Probes) -> Event {
         let facts = match &event.body {
@@ -258,7 +263,7 @@ impl Inspector {
             // Whoever waits for it is there even when the go command itself has ended.
             facts.wrapper_exports = below_exporting_wrapper(exec.parent);
             if let Some(opened) = watched {
-                self.instruments.watch(file, &opened, go, probes);
+                self.instruments.queue(file, opened, go);
             }
             (facts.tier, facts.tier_reason) = self.instruments.reach(file, exec_ns);
         }

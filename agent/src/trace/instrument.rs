@@ -1,6 +1,6 @@
 //! Watches the functions of go commands, as far as each one's version is known and the run allows.
 
-use std::{fs::File, io, num::NonZeroUsize, os::unix::fs::MetadataExt};
+use std::{collections::VecDeque, fs::File, io, num::NonZeroUsize, os::unix::fs::MetadataExt};
 
 use lru::LruCache;
 
@@ -24,7 +24,7 @@ struct Reach {
     tier: Tier,
     /// Why it is no higher one that the run allows.
     reason: Option<String>,
-    /// Since when, CLOCK_MONOTONIC.
+    /// Since when, CLOCK_MONOTONIC; never while it is queued.
     since_ns: u64,
     /// Dropped, it is watched no more.
     _attachment: Option<Attachment>,
@@ -36,6 +36,7 @@ pub struct Instruments {
     allowed: Tier,
     reached: LruCache<Content, Reach>,
     contents: LruCache<Executable, Content>,
+    queued: VecDeque<(Content, File, GoExecutable)>,
 }
 
 /// A file and when it was written last, as `stat` tells it: that is the same before the file runs and when it does, which
@@ -60,15 +61,45 @@ impl Content {
 impl Instruments {
     /// Nothing is watched yet; `allowed` is the highest tier that the run allows.
     pub fn new(allowed: Tier) -> Self {
-        Self { allowed, reached: LruCache::new(WATCHED), contents: LruCache::new(REMEMBERED_FILES) }
+        Self {
+            allowed,
+            reached: LruCache::new(WATCHED),
+            contents: LruCache::new(REMEMBERED_FILES),
+            queued: VecDeque::new(),
+        }
     }
 
-    /// Watches a go command, once.
+    /// Watches a go command that may be about to run, once.
     pub fn watch(&mut self, executable: Executable, file: &File, go: &GoExecutable, probes: &mut Probes) {
         let Ok(content) = Content::of(file) else { return };
         self.contents.put(executable, content);
         if !self.reached.contains(&content) {
             let reach = reach(self.allowed, file, go, probes);
+            self.reached.put(content, reach);
+        }
+    }
+
+    /// Watches a go command that runs already, from a later run on: [`Self::watch_queued`] does it.
+    pub fn queue(&mut self, executable: Executable, file: File, go: &GoExecutable) {
+        let Ok(content) = Content::of(&file) else { return };
+        self.contents.put(executable, content);
+        if !self.reached.contains(&content) {
+            let reach = match layout(self.allowed, go) {
+                Ok(_) => {
+                    self.queued.push_back((content, file, go.clone()));
+                    Reach { since_ns: u64::MAX, ..without(self.allowed, None) }
+                }
+                Err(unwatched) => unwatched,
+            };
+            self.reached.put(content, reach);
+        }
+    }
+
+    /// Watches one of those that were queued. To read a go command's symbols and code takes tens of milliseconds, in which
+    /// processes end whose records are in the ring.
+    pub fn watch_queued(&mut self, probes: &mut Probes) {
+        if let Some((content, file, go)) = self.queued.pop_front() {
+            let reach = reach(self.allowed, &file, &go, probes);
             self.reached.put(content, reach);
         }
     }
@@ -92,20 +123,31 @@ impl Instruments {
     }
 }
 
-fn reach(allowed: Tier, file: &File, go: &GoExecutable, probes: &mut Probes) -> Reach {
+fn without(tier: Tier, reason: Option<String>) -> Reach {
+    Reach { tier, reason, since_ns: machine::monotonic_ns(), _attachment: None }
+}
+
+/// The layout of a go command whose functions may be watched, or how far it is seen without them.
+fn layout(allowed: Tier, go: &GoExecutable) -> Result<CallLayout, Reach> {
     let version = &go.go_version;
-    let without = |tier, reason| Reach { tier, reason, since_ns: machine::monotonic_ns(), _attachment: None };
     if allowed == Tier::Paths {
-        return without(Tier::Paths, None);
+        return Err(without(Tier::Paths, None));
     }
     if GoroutineOffsets::of(go).is_none() {
-        return without(Tier::Paths, Some(format!("{version}: where its runtime keeps goroutines is not known")));
+        return Err(without(Tier::Paths, Some(format!("{version}: where its runtime keeps goroutines is not known"))));
     }
     if allowed == Tier::Goroutine {
-        return without(Tier::Goroutine, None);
+        return Err(without(Tier::Goroutine, None));
     }
-    let Some(layout) = CallLayout::of_version(version) else {
-        return without(Tier::Goroutine, Some(format!("{version}: the layout of its structures is not known")));
+    CallLayout::of_version(version)
+        .ok_or_else(|| without(Tier::Goroutine, Some(format!("{version}: the layout of its structures is not known"))))
+}
+
+fn reach(allowed: Tier, file: &File, go: &GoExecutable, probes: &mut Probes) -> Reach {
+    let version = &go.go_version;
+    let layout = match layout(allowed, go) {
+        Ok(layout) => layout,
+        Err(unwatched) => return unwatched,
     };
     let functions: Vec<_> = watched(&layout).into_iter().filter(|watched| watched.tier <= allowed).collect();
     let names: Vec<&str> = functions.iter().map(|watched| watched.symbol).collect();

@@ -139,6 +139,7 @@ impl Session {
         self.ring.wait(POLL, also)?;
         let records = self.drain();
         self.tick();
+        self.inspector.watch_queued(&mut self.probes);
         Ok(records)
     }
 
