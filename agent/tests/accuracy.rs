@@ -25,6 +25,8 @@ mod modules;
 mod packages;
 #[path = "shared/schema.rs"]
 mod schema;
+#[path = "shared/sums.rs"]
+mod sums;
 #[path = "oracle/spans.rs"]
 #[allow(dead_code, reason = "shared with the oracle's tests")]
 mod spans;

@@ -7,6 +7,9 @@
 // `json!` recurses once for each token of a report.
 #![recursion_limit = "256"]
 
+#[cfg(feature = "probe")]
+#[path = "shared/canary.rs"]
+mod canary;
 #[path = "export/collector.rs"]
 mod collector;
 #[path = "export/figures.rs"]
@@ -25,6 +28,9 @@ mod reports;
 #[cfg(feature = "probe")]
 #[path = "shared/schema.rs"]
 mod schema;
+#[cfg(feature = "probe")]
+#[path = "export/secrets.rs"]
+mod secrets;
 #[cfg(feature = "probe")]
 #[path = "export/wrapper.rs"]
 mod wrapper;

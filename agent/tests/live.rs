@@ -1,13 +1,18 @@
 //! The wrapper on this kernel: real `go` commands, real servers, real faults, and what the reports then say.
 //!
 //! Every traced command goes through [`wrapper::Wrapper`], which holds each report to the same standard: the JSON fits
-//! the schema, and the recording renders to the same text and JSON byte for byte.
+//! the schema, its sums are right, and the recording renders to the same text and JSON byte for byte.
 
 #![cfg(all(feature = "probe", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, which clippy.toml exempts only within #[test]")]
 
 #[path = "shared/schema.rs"]
 mod schema;
+#[path = "shared/sums.rs"]
+#[allow(dead_code, reason = "shared with the tests of accuracy")]
+mod sums;
+#[path = "shared/canary.rs"]
+mod canary;
 #[path = "live/wrapper.rs"]
 mod wrapper;
 #[path = "live/passed_on.rs"]

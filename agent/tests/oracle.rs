@@ -12,6 +12,9 @@ mod headers;
 mod schema;
 #[path = "oracle/spans.rs"]
 mod spans;
+#[path = "shared/sums.rs"]
+#[allow(dead_code, reason = "shared with the tests of accuracy")]
+mod sums;
 #[path = "oracle/traced.rs"]
 #[allow(dead_code, reason = "shared with the tests of accuracy")]
 mod traced;

@@ -1,6 +1,6 @@
 //! A real OpenTelemetry collector, `otelcol` on PATH with the OTLP receiver and the debug exporter, and what it received.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
@@ -28,8 +28,13 @@ pub struct Received {
     pub resources: Vec<String>,
     /// All spans.
     pub spans: Vec<Span>,
-    points: BTreeMap<(String, BTreeMap<String, String>), Point>,
+    /// Every line of the debug exporter.
+    pub text: String,
+    points: BTreeMap<(Sender, String, BTreeMap<String, String>), Point>,
 }
+
+/// Attributes of a resource.
+pub type Sender = BTreeMap<String, String>;
 
 /// A span, as far as the tests look.
 #[derive(Clone, Debug, Default)]
@@ -107,12 +112,17 @@ impl Collector {
 impl Received {
     /// The sum of a figure over all points that match it.
     pub fn figure(&self, figure: &Figure) -> f64 {
-        let matching = self.points.iter().filter(|((name, attributes), _)| {
+        self.figure_of(figure, |_| true)
+    }
+
+    /// The same over those of some senders.
+    pub fn figure_of(&self, figure: &Figure, of: impl Fn(&Sender) -> bool) -> f64 {
+        let matching = self.points.iter().filter(|((sender, name, attributes), _)| {
             let matches = |(attribute, value): &(_, String)| {
                 let attribute: gobuild_trace::telemetry::catalogue::Attribute = *attribute;
                 attributes.get(attribute.name()).map_or("", String::as_str) == value
             };
-            name == figure.metric.name && figure.matching.iter().all(matches)
+            name == figure.metric.name && of(sender) && figure.matching.iter().all(matches)
         });
         let part = |point: &Point| match figure.part {
             Part::Value => point.value,
@@ -120,6 +130,11 @@ impl Received {
             Part::Sum => point.sum,
         };
         matching.map(|(_, point)| part(point)).sum()
+    }
+
+    /// Who sent metrics.
+    pub fn metric_senders(&self) -> BTreeSet<&Sender> {
+        self.points.keys().map(|(sender, ..)| sender).collect()
     }
 }
 
@@ -133,7 +148,8 @@ fn parse(lines: &[String]) -> Received {
         Span,
         Other,
     }
-    let mut received = Received::default();
+    let mut received = Received { text: lines.join("\n"), ..Received::default() };
+    let mut sender = Sender::new();
     let (mut section, mut metric) = (In::Other, String::new());
     let (mut attributes, mut span) = (BTreeMap::new(), None::<Span>);
     let mut point = Point::default();
@@ -142,7 +158,10 @@ fn parse(lines: &[String]) -> Received {
         if let Some(attribute) = text.strip_prefix("-> ") {
             let Some((name, value)) = attribute.split_once(": ") else { continue };
             match section {
-                In::Resource => received.resources.push(attribute.to_owned()),
+                In::Resource => {
+                    received.resources.push(attribute.to_owned());
+                    sender.insert(name.to_owned(), plain(value));
+                }
                 In::Point => {
                     attributes.insert(name.to_owned(), plain(value));
                 }
@@ -158,12 +177,15 @@ fn parse(lines: &[String]) -> Received {
         }
         let (key, value) = text.split_once(':').map_or((text, ""), |(key, value)| (key.trim_end(), value.trim_start()));
         match key {
-            "Resource attributes" => section = In::Resource,
+            "Resource attributes" => {
+                section = In::Resource;
+                sender = Sender::new();
+            }
             "Data point attributes" => section = In::Point,
             "Attributes" if span.is_some() => section = In::Span,
             "Value" | "Count" | "Sum" if !metric.is_empty() => {
                 let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
-                let known = received.points.entry((metric.clone(), attributes.clone())).or_default();
+                let known = received.points.entry((sender.clone(), metric.clone(), attributes.clone())).or_default();
                 match key {
                     "Value" => *known = Point { value, ..Point::default() },
                     "Count" => point = Point { count: value, ..Point::default() },

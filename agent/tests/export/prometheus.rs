@@ -42,7 +42,7 @@ impl Prometheus {
             .unwrap();
         let prometheus = Self { address, _process: Guard(process), _directory: directory };
         let end = Instant::now() + Duration::from_secs(30);
-        while prometheus.get("/-/ready").is_none_or(|answer| !answer.starts_with("HTTP/1.0 200")) {
+        while get(address, "/-/ready", "*/*").is_none_or(|answer| !answer.starts_with("HTTP/1.0 200")) {
             assert!(Instant::now() < end, "Prometheus does not start");
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -90,22 +90,23 @@ impl Prometheus {
 
     fn query(&self, expression: &str) -> Vec<Value> {
         let encoded = percent_encoding::utf8_percent_encode(expression, percent_encoding::NON_ALPHANUMERIC);
-        let answer = self.get(&format!("/api/v1/query?query={encoded}")).unwrap();
+        let answer = get(self.address, &format!("/api/v1/query?query={encoded}"), "*/*").unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let body: Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["status"], "success", "{expression}: {body}");
         assert_eq!(body["data"]["resultType"], "vector", "{expression}");
         body["data"]["result"].as_array().unwrap().clone()
     }
+}
 
-    /// HTTP/1.0: the answer ends with the connection, so there are no chunks to join.
-    fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.address).ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
-    }
+/// Head and body of the answer to HTTP/1.0, which ends with the connection, so that there are no chunks to join.
+pub fn get(address: SocketAddr, path: &str, accept: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
 }
 
 fn number(value: &Value) -> f64 {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -247,6 +247,7 @@ fn a_signal_after_the_commands_end_ends_the_export() {
     }
     // Three seconds of waiting, from a little after the report on; the end of the probes takes the kernel its time.
     const BELOW_LIMIT: Duration = Duration::from_millis(2_000);
+    const ABOVE_LIMIT: Duration = Duration::from_millis(4_000);
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let host = Host::new(silent.local_addr().unwrap().port());
     let endpoint = [("OTEL_EXPORTER_OTLP_ENDPOINT", host.endpoint.as_str())];
@@ -254,14 +255,18 @@ fn a_signal_after_the_commands_end_ends_the_export() {
     let written = || fs::read(&report).is_ok_and(|bytes| serde_json::from_slice::<Value>(&bytes).is_ok());
     // Of a signal to the command we have one already when a second one comes.
     let sleeps = "go version; echo $$ > pid; exec sleep 60";
-    for (words, first) in [(["sh", "-c", "go version"], None), (["sh", "-c", sleeps], Some(Signal::SIGINT))] {
+    let ends = "go version; touch ended";
+    let ended = host.go.work_dir().join("ended");
+    for (words, first) in [(["sh", "-c", ends], None), (["sh", "-c", sleeps], Some(Signal::SIGINT))] {
         for second in [None, Some(Signal::SIGINT), Some(Signal::SIGTERM)] {
             let _ = fs::remove_file(&report);
             let _ = fs::remove_file(host.go.work_dir().join("pid"));
             let mut wrapper = Guard(host.wrapper(&words, &endpoint).spawn().unwrap());
             let to_wrapper = |signal| kill(Pid::from_raw(wrapper.0.id().cast_signed()), signal).unwrap();
+            let mut ended_at = None;
             if let Some(first) = first {
                 wait_until("the command sleeps", || host.go.work_dir().join("pid").exists());
+                ended_at = Some(SystemTime::now());
                 to_wrapper(first);
             }
             wait_until("the report is written", written);
@@ -271,8 +276,13 @@ fn a_signal_after_the_commands_end_ends_the_export() {
             }
             let status = wrapper.0.wait().unwrap();
             let took = at_report.elapsed();
+            let ended_at = ended_at.unwrap_or_else(|| fs::metadata(&ended).unwrap().modified().unwrap());
+            let since_end = ended_at.elapsed().unwrap();
             match second {
-                None => assert!(took > BELOW_LIMIT, "the collector did not hold us up: {took:?}"),
+                None => {
+                    assert!(took > BELOW_LIMIT, "the collector did not hold us up: {took:?}");
+                    assert!(since_end < ABOVE_LIMIT, "the collector held us up for too long: {since_end:?}");
+                }
                 Some(_) => assert!(took < BELOW_LIMIT, "{first:?}, {second:?}: {took:?}"),
             }
             // As the command ended, whatever came later.

@@ -1,8 +1,7 @@
 //! Canaries in every place that secrets live: none of them is in anything that we write.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
-use base64::Engine as _;
 use testkit::{
     authority::Authority,
     goenv::GoEnv,
@@ -10,50 +9,21 @@ use testkit::{
     proxy::{Proxy, Rule, Transport},
 };
 
-use crate::wrapper::{Ran, Wrapper, environment, modules, possible};
+use crate::{
+    canary::{self, CANARY},
+    wrapper::{Ran, Wrapper, environment, modules, possible},
+};
 
-/// Every canary begins so.
-const CANARY: &str = "canary0canary0";
-
-/// Panics when a canary, or a base64 form of one behind `user:`, is in what we wrote.
 fn assert_clean(ran: &Ran, stderr_too: bool) {
-    let mut needles = vec![CANARY.to_owned()];
-    for before in ["", "a", "ab"] {
-        let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{before}{CANARY}"));
-        // The first group depends on what stands before and the last on what follows.
-        needles.push(encoded[4..16].to_owned());
-    }
     for (what, bytes) in ran.everything() {
-        if what == "stdout" || (what == "stderr" && !stderr_too) {
-            continue;
-        }
-        for needle in &needles {
-            let found = bytes.windows(needle.len()).position(|window| window == needle.as_bytes());
-            if let Some(at) = found {
-                let around = &bytes[at.saturating_sub(200)..(at + 100).min(bytes.len())];
-                panic!("{needle} in the {what}: {}", String::from_utf8_lossy(around));
-            }
+        if what != "stdout" && (what != "stderr" || stderr_too) {
+            canary::assert_none(what, bytes);
         }
     }
 }
 
-/// An environment with secrets in its files and variables.
 fn with_secrets(modules: &Arc<ModuleSet>, proxy: &str, authority: &Authority, variables: &[(&str, &str)]) -> GoEnv {
-    let mut go = environment()
-        .proxy(proxy)
-        .authority(authority)
-        .variable("API_TOKEN", format!("{CANARY}-environment"))
-        .variable("GOPRIVATE", "private.test")
-        .variable("GOFLAGS", format!("-modcacherw -ldflags=-X=main.other={CANARY}-goflags"));
-    for (name, value) in variables {
-        go = go.variable(name, value);
-    }
-    let go = go.build().unwrap();
-    let netrc = format!("machine localhost\nlogin bob\npassword {CANARY}-netrc\n");
-    let home = go.variables().find(|(name, _)| *name == "HOME").unwrap().1.to_owned();
-    fs::write(std::path::Path::new(&home).join(".netrc"), netrc).unwrap();
-    modules.write_program(go.work_dir()).unwrap();
-    go
+    canary::environment(environment().proxy(proxy).authority(authority), modules, variables)
 }
 
 #[test]

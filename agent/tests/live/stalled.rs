@@ -103,35 +103,38 @@ fn a_zip_that_never_comes_over_plain_http() {
     }
 }
 
-/// The files are there within a second of the command's end.
+/// Text, JSON and recording are there within a second of the command's end, whatever the signal that ended it.
 #[test]
 fn reports_are_written_within_a_second_of_the_kill() {
     if !possible() {
         return;
     }
-    let modules = modules(3);
-    let proxy = Proxy::builder("main").source(modules.clone()).rule(Rule::on("*.zip").stall()).start().unwrap();
-    let go = environment().proxy(proxy.url()).build().unwrap();
-    modules.write_program(go.work_dir()).unwrap();
-    let mut running = Wrapper::new(&go, &["-q"], ["go", "mod", "download"]).start();
-    // How many go asks for at once is its own affair (GOMAXPROCS).
-    let hanging = || proxy.log().iter().filter(|request| request.asked.kind() == "zip").count();
-    crate::wrapper::wait_until("requests hang", Duration::from_secs(60), || hanging() >= 2);
-    std::thread::sleep(Duration::from_millis(500));
-    let killed = SystemTime::now();
-    running.signal(libc::SIGTERM);
-    let mut stderr = running.take_stderr();
-    // Its end closes the pipe.
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut stderr, &mut said).unwrap();
-    let ran = running.wait();
-    // The wrapper itself is gone only when the kernel has taken its probes away.
-    let took = ran.written.duration_since(killed).unwrap();
-    assert!(took < Duration::from_secs(1), "{took:?}");
-    assert_eq!(said, "", "-q is silent");
-    assert_eq!(ran.status.signal(), Some(libc::SIGTERM));
-    let open = ran.build().modules.iter().filter(|module| module.result == ModuleResult::InFlight).count();
-    assert_eq!(open, hanging(), "{:#?}", ran.build().modules);
+    for (signal, name) in [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT"), (libc::SIGHUP, "SIGHUP")] {
+        let modules = modules(3);
+        let proxy = Proxy::builder("main").source(modules.clone()).rule(Rule::on("*.zip").stall()).start().unwrap();
+        let go = environment().proxy(proxy.url()).build().unwrap();
+        modules.write_program(go.work_dir()).unwrap();
+        let mut running = Wrapper::new(&go, &["-q"], ["go", "mod", "download"]).start();
+        // How many go asks for at once is its own affair (GOMAXPROCS).
+        let hanging = || proxy.log().iter().filter(|request| request.asked.kind() == "zip").count();
+        crate::wrapper::wait_until("requests hang", Duration::from_secs(60), || hanging() >= 2);
+        std::thread::sleep(Duration::from_millis(500));
+        let killed = SystemTime::now();
+        running.signal(signal);
+        let mut stderr = running.take_stderr();
+        // Its end closes the pipe.
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut stderr, &mut said).unwrap();
+        let ran = running.wait();
+        // The wrapper itself is gone only when the kernel has taken its probes away.
+        let took = ran.written.duration_since(killed).unwrap();
+        assert!(took < Duration::from_secs(1), "{name}: {took:?}");
+        assert_eq!(said, "", "{name}: -q is silent");
+        assert_eq!(ran.status.signal(), Some(signal));
+        assert_eq!(ran.build().signal.as_deref(), Some(name));
+        let open = ran.build().modules.iter().filter(|module| module.result == ModuleResult::InFlight).count();
+        assert_eq!(open, hanging(), "{name}: {:#?}", ran.build().modules);
+    }
 }
 
 /// Nobody writes a report then; the recording has what was seen.

@@ -20,6 +20,8 @@ use testkit::{
     module::{ModuleSet, Shape},
 };
 
+use crate::sums;
+
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_gobuild-trace");
 
@@ -196,6 +198,7 @@ impl Ran {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         crate::schema::assert_valid(&json, &stderr);
         let document = json::from_slice(json.as_bytes()).unwrap();
+        sums::assert_right(&document);
         assert!(rendered(&recording, &["--json", "-"]) == json, "the recording's JSON is another: {stderr}");
         assert_eq!(rendered(&recording, &[]), text, "the recording's text is another");
         assert_eq!(rendered(&files.path().join("report.json"), &[]), text, "the JSON's text is another");

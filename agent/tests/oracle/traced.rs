@@ -14,7 +14,7 @@ use gobuild_trace::{
 use tempfile::TempDir;
 use testkit::{goenv::GoEnv, namespace::PrivateEtc};
 
-use crate::x;
+use crate::{sums, x};
 
 /// Whether programs can be loaded; in CI they must be.
 pub fn privileged() -> bool {
@@ -67,6 +67,7 @@ impl Traced {
         let text = text.unwrap_or_else(|error| panic!("{}: {error}\n{stderr}", report.display()));
         crate::schema::assert_valid(&text, &stderr);
         let document = json::from_slice(text.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{stderr}"));
+        sums::assert_right(&document);
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         Self { document, stdout, stderr, code: output.status.code() }
     }
