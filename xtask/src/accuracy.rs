@@ -133,7 +133,7 @@ fn page(text: &str, outcome: &str, machine: &str) -> Result<String> {
     page += "`n` is the number of comparisons, `wrong` those that differ and must not, `unknown` what the report leaves out \
              because it cannot be known. Of times, `outside` is the number beyond the bound: 30 ms for stages of \
              a fetch, 5 ms or 2 % for tools, tests and spans. The tests allow 1 % of a case outside, rounded up (10 % of `compile_ns` \
-             at lower tiers, and with eight compilers for each processor), and a median of 3 ms for stages (30 ms for the go command's time limits), 2 ms for runs of tests, 1 ms for tools and \
+             at lower tiers, and with eight compilers for each processor), and a median of 3 ms for stages (30 ms for the go command's time limits, 10 ms for refusals), 2 ms for runs of tests, 1 ms for tools and \
              spans. A case with times is run up \
              to three times until they are within that, and what stands here is its last run: the machine may have other \
              work. Earlier runs of such a case are not counted, but what must not differ has to be right in each.\n\n\

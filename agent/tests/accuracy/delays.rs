@@ -11,14 +11,13 @@ use testkit::{
 };
 
 use crate::{
-    lab::{Lab, Place, Way, by_path},
+    lab::{Lab, Place, Way, by_path, compare_sums, path_of, url_of},
     ledger::{
         Figure::{Connect, Dns, FirstByte, Handshake, Parts, SumdbWait, Transfer},
         Ledger, best_of_three,
     },
     toolchain::Go,
     traced::{assert_all_tiers, fetches, privileged},
-    x::plain,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -93,6 +92,7 @@ fn delays(go: &Go, way: Way) -> Ledger {
         }
         ledger.below(Parts, format_args!("elsewhere than held back in {fetch:?}"), elsewhere_ns, REST_NS);
     }
+    compare_sums(&mut ledger, traced.build());
     ledger
 }
 
@@ -231,8 +231,8 @@ fn each_opening(
         let stage_ns = if waited { compare(ledger, fetch, &log[&path_of(fetch)]) } else { None };
         let elsewhere_ns = fetch.duration_ns - stage_ns.unwrap_or(0);
         ledger.below(Parts, format_args!("elsewhere than held back in {fetch:?}"), elsewhere_ns, REST_NS);
-        ledger.equal(Parts, url_of(fetch), fetch.stages.sum_ns(), fetch.duration_ns);
     }
+    compare_sums(ledger, build);
 }
 
 fn shape(modules: usize) -> Shape {
@@ -242,13 +242,4 @@ fn shape(modules: usize) -> Shape {
 /// Without the checksum database, whose requests would open connections within the fetch of a module.
 fn unchecked(lab: &Lab, go: &Go, processors: u32) -> Place {
     Place::new(lab, go.environment(processors).authority(&lab.authority).proxy(lab.server.url()))
-}
-
-fn url_of(fetch: &Fetch) -> String {
-    plain(fetch.url.as_deref().expect("a URL"))
-}
-
-/// As [`by_path`] has it.
-fn path_of(fetch: &Fetch) -> String {
-    format!("/{}", url_of(fetch).splitn(4, '/').nth(3).expect("a path"))
 }

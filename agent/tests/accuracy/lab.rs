@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, fs, sync::Arc};
 
-use gobuild_trace::build::Build;
+use gobuild_trace::build::{Build, Fetch};
 use testkit::{
     authority::Authority,
     dns::DnsServer,
@@ -15,6 +15,8 @@ use testkit::{
 };
 
 use crate::{
+    ledger::{Figure, Ledger},
+    sums::{self, Sum},
     toolchain::Go,
     traced::{Traced, fetches},
     x::plain,
@@ -41,6 +43,14 @@ pub enum Way {
 impl Way {
     /// Those with a proxy.
     pub const PROXIED: [Self; 3] = [Self::Plain, Self::Http1, Self::Http2];
+
+    /// Of its URLs.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Http1 | Self::Http2 | Self::Git => "https",
+        }
+    }
 
     /// As the testkit's proxy speaks it.
     pub fn transport(self, authority: &Authority) -> Transport<'_> {
@@ -183,6 +193,28 @@ impl Place {
     /// `gobuild-trace OPTIONS go ARGUMENTS`.
     pub fn run_with(&self, options: &[&str], arguments: &[&str]) -> Traced {
         Traced::run_with(&self.go, options, arguments, &self.etc)
+    }
+}
+
+/// Its URL as [`plain`] has it.
+pub fn url_of(fetch: &Fetch) -> String {
+    plain(fetch.url.as_deref().expect("a URL"))
+}
+
+/// As [`by_path`] has it.
+pub fn path_of(fetch: &Fetch) -> String {
+    format!("/{}", url_of(fetch).splitn(4, '/').nth(3).expect("a path"))
+}
+
+/// The sums of a build, and that its critical path is known and within it where anything was compiled.
+pub fn compare_sums(ledger: &mut Ledger, build: &Build) {
+    for Sum { what, parts_ns, whole_ns } in sums::of(build) {
+        ledger.equal(Figure::Parts, what, parts_ns, whole_ns);
+    }
+    let is_possible = |ns: Option<u64>| ns.is_some_and(|ns| (1..=build.duration_ns).contains(&ns));
+    if build.tools.iter().any(|tool| tool.tool == "compile") {
+        let what = format_args!("critical path of {} ns: {:?}", build.duration_ns, build.critical_path_ns);
+        ledger.equal(Figure::Parts, what, is_possible(build.critical_path_ns), true);
     }
 }
 

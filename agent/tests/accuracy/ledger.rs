@@ -8,9 +8,9 @@ use std::{
 };
 
 use Figure::{
-    Actions, Bytes, Compile, CompileUnwatched, Connect, Connections, Dns, Durations, Fallthrough, FirstByte, Handshake,
-    Links, LowerTiers, Modules, Packages, Parts, Redirects, Requests, Spans, SumdbWait, TestRuns, Tests, TimedOut,
-    Transfer, Vets,
+    Actions, Bytes, Compile, CompileUnwatched, Connect, Connections, Dns, Durations, FailedCost, Fallthrough,
+    FirstByte, Handshake, Links, LowerTiers, Modules, Owners, Packages, Parts, Redirects, Requests, Spans, SumdbWait,
+    TestRuns, Tests, TimedOut, Transfer, Vets,
 };
 
 /// A number of the report.
@@ -38,6 +38,8 @@ pub enum Figure {
     Handshake,
     /// A server that was given up.
     TimedOut,
+    /// A server that refused.
+    FailedCost,
     /// Wait for the first byte.
     FirstByte,
     /// The body.
@@ -46,6 +48,8 @@ pub enum Figure {
     SumdbWait,
     /// Hit or miss of packages.
     Packages,
+    /// Modules of tool runs.
+    Owners,
     /// Action look-ups.
     Actions,
     /// Test results.
@@ -80,7 +84,10 @@ impl Figure {
                 ("failed attempt, its error and its successor", "the fault injected, the logs of both proxies")
             }
             Redirects => ("hosts, status and connection of each hop", "the logs of both servers"),
-            Parts => ("stages add up to the fetch, phases to the build", "the sum"),
+            Parts => (
+                "stages add up to the fetch, phases to the build; the critical path is within it",
+                "the sum, the build's duration",
+            ),
             Dns => ("`dns` of a late name server", "time that its log says it held the answer back"),
             Connect => ("`connect` to a full accept queue", "the packets: first SYN to SYN-ACK"),
             Handshake => (
@@ -88,6 +95,10 @@ impl Figure {
                 "from `accept`, held back, to the end of the handshake, by the server's log",
             ),
             TimedOut => ("`connect`, `tls` of what is never answered", "the go command's limits, 30 s and 10 s"),
+            FailedCost => (
+                "`duration_ns` of an attempt that a proxy refused, less the opening of its connection",
+                "from the first request to the last answer, nearly all held back, by the proxy's log",
+            ),
             FirstByte => ("`ttfb` of a delayed answer", "time that the server's log says it was held back"),
             Transfer => ("`transfer` of a body of limited rate", "time that the server's log says it was held back"),
             SumdbWait => (
@@ -95,6 +106,7 @@ impl Figure {
                 "time from request to answer, nearly all held back, by the server's log",
             ),
             Packages => ("hit or miss of each package", "`-debug-actiongraph`"),
+            Owners => ("`tools[].module`", "the module that has the package"),
             Actions => ("action look-ups", "Go's own counters (1.23 and later), else the action graph"),
             Tests => ("cached and uncached test results", "what `go test` prints"),
             Compile => ("`compile_ns` of each package", "`-debug-actiongraph`: the sum of CmdReal"),
@@ -126,11 +138,13 @@ impl Figure {
             Dns | Connect | Handshake | FirstByte | Transfer | SumdbWait => Some((30_000_000, 0, 3_000_000)),
             // Its timer is a goroutine's.
             TimedOut => Some((30_000_000, 0, 30_000_000)),
+            // Two requests, of which the second may open a connection.
+            FailedCost => Some((30_000_000, 0, 10_000_000)),
             Compile | CompileUnwatched | Links | Vets | Durations => Some((5_000_000, 2, 1_000_000)),
             // Printed in milliseconds.
             TestRuns => Some((5_000_000, 2, 2_000_000)),
-            Modules | Requests | Bytes | Connections | Fallthrough | Redirects | Parts | Packages | Actions | Tests
-            | Spans | LowerTiers => None,
+            Modules | Requests | Bytes | Connections | Fallthrough | Redirects | Parts | Packages | Owners
+            | Actions | Tests | Spans | LowerTiers => None,
         }
     }
 }

@@ -10,9 +10,9 @@ use gobuild_trace::build::{Build, CacheResult};
 
 use crate::{
     graph,
-    lab::{Lab, Place, Way, is_full},
+    lab::{Lab, Place, Way, compare_sums, is_full},
     ledger::{
-        Figure::{self, Actions, Compile, Durations, Links, Packages, Spans, TestRuns, Tests, Vets},
+        Figure::{self, Actions, Compile, Durations, Links, Packages, Parts, Spans, TestRuns, Tests, Vets},
         Ledger, best_of_three,
     },
     spans,
@@ -38,7 +38,7 @@ fn packages_are_those_of_the_action_graph() {
             if processors != 2 && !(is_full() && is_local) {
                 continue;
             }
-            best_of_three(&[Packages, Actions, Compile], || {
+            best_of_three(&[Packages, Actions, Compile, Parts], || {
                 let mut ledger = Ledger::new(format_args!("{go}, go build, GOMAXPROCS={processors}"));
                 if processors == 16 {
                     ledger = ledger.crowded();
@@ -75,6 +75,7 @@ fn build(ledger: &mut Ledger, go: &Go, place: &Place, arguments: &[&str], cold: 
     assert_eq!(traced.code, Some(0), "{}", traced.stderr);
     assert_all_tiers(&traced.document);
     compare_packages(ledger, traced.build(), &file);
+    compare_sums(ledger, traced.build());
     let build = traced.build();
     let missed = build.caches.packages.iter().filter(|row| row.result == CacheResult::Miss).count();
     assert_eq!(missed > 0, cold, "{missed} misses");
@@ -116,7 +117,7 @@ fn results_and_times_of_go_test() {
     if !privileged() {
         return;
     }
-    best_of_three(&[Tests, Packages, Compile, Links, Vets, TestRuns], || tests_twice(&Go::local()));
+    best_of_three(&[Tests, Packages, Compile, Links, Vets, TestRuns, Parts], || tests_twice(&Go::local()));
 }
 
 fn tests_twice(go: &Go) -> Ledger {
@@ -145,6 +146,7 @@ fn tests_twice(go: &Go) -> Ledger {
         let ours = traced.build().caches.test.as_ref().map(|tests| (tests.hits, tests.misses));
         ledger.equal(Tests, round, ours, Some((hits, misses)));
         compare_packages(&mut ledger, traced.build(), &file);
+        compare_sums(&mut ledger, traced.build());
         compare_actions(&mut ledger, traced.build(), &file);
         compare_runs(&mut ledger, &traced);
     }

@@ -6,7 +6,7 @@ use gobuild_trace::build::{Build, FetchKind, FetchState, ModuleResult};
 
 use crate::{
     graph,
-    lab::{Asked, Lab, Way, asked_by, asked_of},
+    lab::{Asked, Lab, Way, asked_by, asked_of, compare_sums},
     ledger::{
         Figure::{Actions, Bytes, Compile, Connections, Modules, Packages, Parts, Requests},
         Ledger, best_of_three,
@@ -75,8 +75,7 @@ fn two_at_once(go: &Go) -> Ledger {
         for (what, times) in asked_by(build) {
             *asked.entry(what).or_default() += times;
         }
-        let phases: u64 = build.phases.iter().map(|phase| phase.wall_share_ns).sum();
-        ledger.equal(Parts, "phases", phases, build.duration_ns);
+        compare_sums(&mut ledger, build);
     }
     ledger.same(Requests, &asked, &asked_of("https", &lab.server.log()));
     ledger
@@ -101,7 +100,6 @@ fn compare_download(ledger: &mut Ledger, lab: &Lab, module_cache: &std::path::Pa
     let log = lab.server.log();
     for fetch in fetches(build) {
         ledger.equal(Modules, url(fetch), fetch.state, FetchState::Done);
-        ledger.equal(Parts, url(fetch), fetch.stages.sum_ns(), fetch.duration_ns);
         let port = fetch.connection.and_then(|id| ports.get(&id).copied().flatten());
         // Both ask for the tiles and whether the database is served.
         let asked = || {

@@ -6,12 +6,12 @@ use gobuild_trace::build::{Build, CacheResult, Document, FetchKind, FetchState, 
 
 use crate::{
     graph,
-    lab::{Lab, Place, Way, is_full},
+    lab::{Lab, Place, Way, compare_sums, is_full},
     ledger::{
         Figure::{self, Bytes, Compile, CompileUnwatched, Connections, LowerTiers, Modules, Packages, Parts, Requests},
         Ledger, best_of_three,
     },
-    modules::{expected, host, rows, url},
+    modules::{expected, host, rows},
     packages::base,
     toolchain::Go,
     traced::{files_below, files_by_name, privileged},
@@ -136,9 +136,8 @@ fn compare_files(ledger: &mut Ledger, lab: &Lab, place: &Place, build: &Build) {
 fn compare_fetches(ledger: &mut Ledger, lab: &Lab, build: &Build, tier: Tier) {
     let log = lab.server.log();
     let ports: BTreeMap<u64, Option<u16>> = build.connections.iter().map(|row| (row.id, row.local_port)).collect();
-    let scheme = if lab.way == Way::Plain { "http" } else { "https" };
-    let phases: u64 = build.phases.iter().map(|phase| phase.wall_share_ns).sum();
-    ledger.equal(Parts, "phases", phases, build.duration_ns);
+    let scheme = lab.way.scheme();
+    compare_sums(ledger, build);
     for module in &build.modules {
         for fetch in &module.fetches {
             // Some git commands fail as a matter of course: the go command asks what there is.
@@ -146,7 +145,6 @@ fn compare_fetches(ledger: &mut Ledger, lab: &Lab, build: &Build, tier: Tier) {
                 continue;
             }
             let what = format!("{fetch:?}");
-            ledger.equal(Parts, &what, fetch.stages.sum_ns(), fetch.duration_ns);
             ledger.equal(Modules, &what, fetch.state, FetchState::Done);
             if lab.way == Way::Git {
                 continue;
@@ -183,7 +181,6 @@ fn compare_fetches(ledger: &mut Ledger, lab: &Lab, build: &Build, tier: Tier) {
         }
     }
     for fetch in build.sumdb.iter().flat_map(|sumdb| &sumdb.fetches) {
-        ledger.equal(Parts, url(fetch), fetch.stages.sum_ns(), fetch.duration_ns);
         if matches!(fetch.kind, FetchKind::Lookup | FetchKind::Tile) {
             let of_kind = log.iter().any(|record| Some(record.body_bytes) == fetch.bytes);
             ledger.equal(Bytes, format_args!("{fetch:?}"), of_kind, true);
