@@ -41,6 +41,8 @@ pub struct Shape {
     pub payload_bytes: usize,
     /// Who requires whom.
     pub topology: Topology,
+    /// Each module has a program too, its package `program`.
+    pub programs: bool,
     /// First elements of every module path. The first needs a dot, or Go takes it for the standard library.
     pub prefix: String,
 }
@@ -53,6 +55,7 @@ impl Default for Shape {
             functions: 3,
             payload_bytes: 1 << 10,
             topology: Topology::Fan,
+            programs: false,
             prefix: "example.test/gen".to_owned(),
         }
     }
@@ -83,6 +86,7 @@ impl Shape {
                     packages: self.packages,
                     functions: self.functions,
                     payload_bytes: self.payload_bytes,
+                    program: self.programs,
                     requires: required
                         .take_while(|&index| index < self.modules)
                         .map(|index| (path(index), version(index)))
@@ -106,6 +110,9 @@ pub struct ModuleSpec {
     pub functions: usize,
     /// Size in bytes of an incompressible file beside the root package.
     pub payload_bytes: usize,
+    /// It has a program too, its package `program`, which imports the root package.
+    #[serde(default)]
+    pub program: bool,
     /// Modules of the same set, as path and version, that the root package imports.
     pub requires: Vec<(String, String)>,
 }
@@ -197,6 +204,14 @@ fn generate(spec: &ModuleSpec, by_name: &ByName<'_>) -> Result<Module> {
                 directory => format!("{directory}/gen.go"),
             },
             content: package_source(index, spec.functions, &imports).into_bytes(),
+            compression: CompressionMethod::Deflated,
+        });
+    }
+    if spec.program {
+        let source = format!("package main\n\nimport root \"{path}\"\n\nfunc main() {{ println(root.Sum()) }}\n");
+        files.push(File {
+            name: "program/main.go".to_owned(),
+            content: source.into_bytes(),
             compression: CompressionMethod::Deflated,
         });
     }
