@@ -83,13 +83,13 @@ impl Go {
         Some(Self { version, variant: Some("linked by cc and stripped"), binary, root: Some(root) })
     }
 
-    /// Debian's stripped one, of a release that no table has.
+    /// Debian's stripped one, of a release that no table has. A missing one is a skip with its reason, and a failure in CI.
     pub fn debian() -> Option<Self> {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory");
         let root = target.join(DEBIAN);
         let binary = root.join("bin/go");
         if !binary.exists() {
-            eprintln!("skipped: {} is not there: this system's package sources have none", root.display());
+            missing("Debian's go", &format!("{} is not there: `cargo xtask setup debian-go`", root.display()));
             return None;
         }
         let mut command = Command::new(&binary);
