@@ -95,8 +95,8 @@ pub const FIRST_SINCE_WRITE: u8 = 4;
 wire! {
     /// A write or read on a socket that may begin something: see `first`. Others are only summed.
     /// Writes are also reported when they are long (a request over HTTP/1 comes from one goroutine per connection) and
-    /// all datagrams are (DNS).
-    pub struct SocketIo : 600 {
+    /// all datagrams are, and all that goes to port 53 or comes from it (DNS).
+    pub struct SocketIo : 608 {
         /// Who. `header.ktime_ns` is the return of the call.
         pub header: Header,
         /// As in [`Connect`]; 0 when unknown.
@@ -117,6 +117,10 @@ wire! {
         pub local_port: u16,
         /// SOCK_STREAM = 1, SOCK_DGRAM = 2.
         pub socket_type: u16,
+        /// The peer's port, as `connect` was told.
+        pub remote_port: u16,
+        /// Zero.
+        pub _pad: [u8; 6],
         /// Sum of bytes in this direction so far, this call included.
         pub total_bytes: u64,
         /// First bytes. Only of plain text that the agent must read: DNS, TLS handshake records, HTTP/1 heads; TLS

@@ -63,7 +63,7 @@ pub fn open(call: &Call) {
                 awaits_read: 0,
                 socket_type: 0,
                 local_port: 0,
-                _pad: 0,
+                remote_port: 0,
                 birth_ns,
                 opened_ns: call.who.now_ns,
                 socket: 0,

@@ -116,7 +116,8 @@ pub struct Descriptor {
     pub awaits_read: u8,
     pub socket_type: u16,
     pub local_port: u16,
-    pub _pad: u16,
+    /// Socket: the peer's port; 0 before `connect`.
+    pub remote_port: u16,
     /// [`Process::birth_ns`] of the owner.
     pub birth_ns: u64,
     /// Opened (files) or connected (sockets; 0 before).

@@ -23,6 +23,9 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const SOCK_DGRAM: u16 = 2;
 
+/// Over TCP too: what a datagram has no room for (RFC 7766).
+const DNS_PORT: u16 = 53;
+
 /// `socket(family, type, protocol)`.
 #[inline(always)]
 pub fn socket(call: &Call) {
@@ -44,7 +47,7 @@ fn insert(call: &Call, fd: u32, socket_type: u16) {
         awaits_read: 0,
         socket_type,
         local_port: 0,
-        _pad: 0,
+        remote_port: 0,
         birth_ns,
         opened_ns: 0,
         socket: 0,
@@ -89,11 +92,14 @@ pub fn connect(call: &Call) {
         }
     }
     let local_port: u16 = read_or_zero(sock, offset!(sock_num));
+    // sockaddr_in and sockaddr_in6 both have the port, big-endian, after the family.
+    let remote_port = u16::from_be(read_user(address + 2).unwrap_or(0));
     // SAFETY: a live map value.
     let socket_type = unsafe {
         (*descriptor).opened_ns = call.who.now_ns;
         (*descriptor).socket = sock;
         (*descriptor).local_port = local_port;
+        (*descriptor).remote_port = remote_port;
         (*descriptor).socket_type
     };
     let goroutine = call.goroutine();
@@ -110,8 +116,7 @@ pub fn connect(call: &Call) {
         (*addresses).family = family;
         (*addresses).socket_type = socket_type;
         local(addresses, sock, family);
-        // sockaddr_in and sockaddr_in6 both have the port, big-endian, after the family.
-        (*addresses).remote_port = u16::from_be(read_user(address + 2).unwrap_or(0));
+        (*addresses).remote_port = remote_port;
         if family == AF_INET {
             bpf_probe_read_user((&raw mut (*addresses).remote).cast(), 4, (address + 4) as *const _);
         } else {
@@ -224,6 +229,16 @@ const HANDSHAKE_WRITES: u64 = 4;
 /// And after so many bytes read: certificate chains take the most of it.
 const HANDSHAKE_READ_BYTES: u64 = 32 << 10;
 
+/// A datagram, or to or from a name server.
+///
+/// # Safety
+/// `descriptor` must be a live map value.
+#[inline(always)]
+unsafe fn is_dns(descriptor: *mut Descriptor) -> bool {
+    // SAFETY: by contract.
+    unsafe { (*descriptor).socket_type == SOCK_DGRAM || (*descriptor).remote_port == DNS_PORT }
+}
+
 /// The call moved a TLS record that ends or continues a handshake, even if its goroutine did so before: the client's
 /// second flight is where a handshake ends.
 #[inline(always)]
@@ -281,9 +296,9 @@ pub fn wrote(call: &Call, fd: u32, descriptor: *mut Descriptor, buffer: u64) {
         if unseen(call, fd, descriptor, &goroutine, 0) {
             first |= FIRST_BY_GOROUTINE;
         }
-        let datagram = (*descriptor).socket_type == SOCK_DGRAM;
+        let dns = is_dns(descriptor);
         let handshake = (*descriptor).writes <= HANDSHAKE_WRITES && is_tls_handshake(call.result, buffer);
-        if first == 0 && bytes < LONG_WRITE && !datagram && !handshake {
+        if first == 0 && bytes < LONG_WRITE && !dns && !handshake {
             return;
         }
         (*descriptor).awaits_read = 1;
@@ -320,7 +335,7 @@ pub fn read(call: &Call) {
         }
         let buffer = call.registers.second();
         let handshake = (*descriptor).read_bytes <= HANDSHAKE_READ_BYTES && is_tls_handshake(call.result, buffer);
-        if first == 0 && (*descriptor).socket_type != SOCK_DGRAM && !handshake {
+        if first == 0 && !is_dns(descriptor) && !handshake {
             return;
         }
         let io = Io { fd, buffer, first, direction: SocketDirection::Read, total: (*descriptor).read_bytes };
@@ -358,11 +373,7 @@ fn emit(call: &Call, descriptor: *mut Descriptor, goroutine: &Goroutine, facts: 
     // SAFETY: the reservation is writable and of this size, the descriptor a live map value.
     unsafe {
         let bytes = call.result as u64;
-        let limit = if (*descriptor).socket_type == SOCK_DGRAM || is_plain_text(head) {
-            SOCKET_PAYLOAD as u64
-        } else {
-            RECORD_HEADER
-        };
+        let limit = if is_dns(descriptor) || is_plain_text(head) { SOCKET_PAYLOAD as u64 } else { RECORD_HEADER };
         let wanted = if bytes > limit { limit } else { bytes };
         let used = read_at_most::<SOCKET_PAYLOAD>((&raw mut (*io).payload).cast(), wanted, facts.buffer);
         (*io).socket = (*descriptor).socket;
@@ -374,6 +385,8 @@ fn emit(call: &Call, descriptor: *mut Descriptor, goroutine: &Goroutine, facts: 
         (*io).used = used.unwrap_or(0) as u16;
         (*io).local_port = (*descriptor).local_port;
         (*io).socket_type = (*descriptor).socket_type;
+        (*io).remote_port = (*descriptor).remote_port;
+        (*io)._pad = [0; 6];
         (*io).total_bytes = facts.total;
     }
     submit(entry, Urgency::Batch);

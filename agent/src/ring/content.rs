@@ -8,17 +8,20 @@ use std::net::IpAddr;
 
 use super::event::{Content, DnsMessage};
 
-/// Reads a stream payload.
-pub fn stream(bytes: &[u8], port: u16) -> Content {
+/// Reads a stream payload, the head of `moved` bytes to or from a peer's port.
+pub fn stream(bytes: &[u8], moved: usize, port: u16) -> Content {
     match bytes {
+        // DNS over TCP: two bytes of length first (RFC 1035 §4.2.2), which net.Resolver reads by themselves.
+        [high, low, message @ ..] if port == 53 => match usize::from(u16::from_be_bytes([*high, *low])) + 2 {
+            whole if whole == moved => dns(message),
+            _ => dns(bytes),
+        },
         [0x16, 3, ..] => tls_handshake(bytes),
         [0x14, 3, ..] => Content::TlsChangeCipher,
         [0x15, 3, ..] => Content::TlsAlert,
         [0x17, 3, ..] => Content::TlsData,
         [b'H', b'T', b'T', b'P', b'/', ..] => http_response(bytes),
         [b'A'..=b'Z', b'A'..=b'Z', b'A'..=b'Z', ..] => http_request(bytes),
-        // DNS over TCP: two bytes of length first (RFC 1035 §4.2.2).
-        [_, _, message @ ..] if port == 53 => dns(message),
         _ => Content::Opaque,
     }
 }
@@ -289,5 +292,41 @@ fn record_type(wire: u16) -> String {
         33 => "SRV".to_owned(),
         65 => "HTTPS".to_owned(),
         other => format!("TYPE{other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `proxy.test` A 127.0.0.1, as a name server answers.
+    const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0\x05proxy\x04test\0\0\x01\0\x01\
+        \xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x7f\0\0\x01";
+
+    #[test]
+    fn a_name_server_answers_over_tcp_in_one_read_or_two() {
+        let length = u16::try_from(ANSWER.len()).unwrap().to_be_bytes();
+        let at_once = [&length[..], ANSWER].concat();
+        for (bytes, moved) in [(at_once.as_slice(), at_once.len()), (ANSWER, ANSWER.len())] {
+            let Content::Dns(message) = stream(bytes, moved, 53) else { panic!("{bytes:?}") };
+            assert_eq!((message.id, message.answer, message.rcode.as_deref()), (0x1234, true, Some("NOERROR")));
+            assert_eq!((message.name.as_str(), message.addresses), ("proxy.test", vec![IpAddr::from([127, 0, 0, 1])]));
+        }
+        assert_eq!(stream(&length, 2, 53), Content::Opaque);
+        // Of a long answer the head is enough.
+        let cut = &at_once[..40];
+        let Content::Dns(message) = stream(cut, at_once.len(), 53) else { panic!() };
+        assert_eq!((message.name.as_str(), message.addresses), ("proxy.test", vec![]));
+        assert_eq!(stream(ANSWER, ANSWER.len(), 443), Content::Opaque);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..520), moved in 0_usize..2000, dns in any::<bool>()) {
+            let port = if dns { 53 } else { 443 };
+            let _ = (stream(&bytes, moved, port), datagram(&bytes, port));
+        }
     }
 }

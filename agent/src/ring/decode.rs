@@ -305,13 +305,13 @@ fn tcp_event(state: &wire::TcpState) -> Tcp {
 }
 
 fn socket_event(io: &wire::SocketIo) -> Result<SocketEvent, DecodeError> {
+    const SOCK_DGRAM: u16 = 2;
     let write = match io.direction {
         way if way == wire::SocketDirection::Write as u8 => true,
         way if way == wire::SocketDirection::Read as u8 => false,
         other => return Err(DecodeError::Unknown { what: "socket direction", value: other.into() }),
     };
     let payload = io.payload.get(..usize::from(io.used)).unwrap_or(&io.payload);
-    let datagram = io.socket_type == 2;
     Ok(SocketEvent {
         socket: SocketId { kernel: io.socket, connected_ns: io.connected_ns },
         fd: io.fd,
@@ -322,7 +322,10 @@ fn socket_event(io: &wire::SocketIo) -> Result<SocketEvent, DecodeError> {
         bytes: io.bytes,
         total_bytes: io.total_bytes,
         local_port: io.local_port,
-        content: if datagram { content::datagram(payload, 53) } else { content::stream(payload, 0) },
+        content: match io.socket_type {
+            SOCK_DGRAM => content::datagram(payload, 53),
+            _ => content::stream(payload, io.bytes as usize, io.remote_port),
+        },
     })
 }
 
