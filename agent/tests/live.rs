@@ -21,6 +21,8 @@ mod passed_on;
 mod stalled;
 #[path = "live/failed.rs"]
 mod failed;
+#[path = "live/names.rs"]
+mod names;
 #[path = "live/secrets.rs"]
 mod secrets;
 #[path = "live/several.rs"]

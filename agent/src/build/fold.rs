@@ -205,6 +205,7 @@ impl Model {
             // A toolchain switch: the go command became another by exec and does the same work.
             (Program::Go, Place::Go(build)) => {
                 if let Some(state) = self.builds.get_mut(&build) {
+                    state.network.replaced(task.pid);
                     state.download.replaced(task.pid);
                     state.build_cache.replaced(task.pid);
                     state.actions.replaced(task.pid);
@@ -452,7 +453,7 @@ impl Model {
             Body::LockHolder(event) => state.download.lock_held(at_ns, task, event),
             Body::Connect(event) => {
                 if let Some(connection) = state.network.connect(at_ns, task, event) {
-                    state.download.dialled(task, connection, &mut state.network);
+                    state.download.dialled(connection, &mut state.network);
                 }
             }
             Body::Tcp(event) => state.network.tcp(at_ns, event),

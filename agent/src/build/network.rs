@@ -3,17 +3,20 @@
 //! A connection's facts are its own: who dialled it, how long each step took, what it carried. Which fetch waited for
 //! which of them is `download`'s question.
 
+mod connection;
 mod query;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-};
+use std::{collections::HashMap, net::IpAddr};
 
+use connection::Dial;
+pub use connection::TcpConnection;
 use query::Query;
 
 use super::types::{self, ErrorType};
 use crate::ring::event::{Connect, Content, DnsMessage, SocketEvent, Task, Tcp, TcpChange};
+
+/// Of name servers, over UDP and TCP.
+const DNS_PORT: u16 = 53;
 
 /// Longest gap between the end of a name look-up and the SYN it served. The dial follows its look-up at once; only the
 /// second address family of RFC 8305 waits 300 ms (net.Dialer.FallbackDelay).
@@ -24,10 +27,6 @@ const DNS_TIMEOUT_NS: u64 = 5_000_000_000;
 
 /// A `connect` that does not block returns at once; its thread may have to wait for a processor.
 const LONGEST_CALL_NS: u64 = 1_000_000_000;
-
-/// How long the go command waits for a TLS handshake (net/http, `DefaultTransport`). It closes the connection then, and no
-/// error shows on the socket.
-const TLS_HANDSHAKE_TIMEOUT_NS: u64 = 10_000_000_000;
 
 /// How long it dials a host, look-up included (`DefaultTransport` again), and how much of that may pass before the SYN.
 const DIAL_TIMEOUT_NS: u64 = 30_000_000_000;
@@ -46,40 +45,13 @@ pub struct Network {
     by_descriptor: HashMap<(u32, i32), ConnectionIndex>,
     /// State changes that came before `connect` returned: over loopback the handshake ends inside the call.
     early: HashMap<u64, Vec<(u64, Tcp)>>,
-    name_servers: HashMap<(u32, i32), IpAddr>,
+    /// (process, descriptor) → name server there, and whether over TCP.
+    name_servers: HashMap<(u32, i32), (IpAddr, bool)>,
     queries: Vec<Query>,
-}
-
-/// A connection as it is folded.
-#[derive(Debug)]
-pub struct TcpConnection {
-    pid: u32,
-    address: IpAddr,
-    port: u16,
-    local_port: u16,
-    start_ns: u64,
-    dialler: Task,
-    established_ns: Option<u64>,
-    failed: Option<(u64, ErrorType, String)>,
-    closed_ns: Option<u64>,
-    sni: Option<String>,
-    http_host: Option<String>,
-    hello_ns: Option<u64>,
-    tls_end_ns: Option<u64>,
-    tls_version: Option<String>,
-    alpn: Option<String>,
-    bytes_sent: u64,
-    bytes_received: u64,
-    /// Smoothed round trip and segments sent again, told at its end.
-    path: Option<(u64, u32)>,
-    requests: u64,
-    /// Modules whose fetches it carried.
-    modules: BTreeSet<String>,
-    opened_for: Option<String>,
-    last_write_ns: u64,
-    last_read_ns: u64,
-    /// A goroutine that the dialler did not start wrote here: over HTTP/2 the requesters' own do.
-    multiplexed: bool,
+    /// (process, goroutine that is in `dialConn`) → the goroutine that wants the connection.
+    dials: HashMap<(u32, u64), u64>,
+    /// (process, goroutine that dials) → the first address that it tried.
+    first_tries: HashMap<(u32, u64), ConnectionIndex>,
 }
 
 /// When the steps of opening a connection began and ended, CLOCK_MONOTONIC.
@@ -97,10 +69,13 @@ impl Network {
     /// `connect` returned. Gives the connection when it is one over TCP.
     pub fn connect(&mut self, at_ns: u64, task: Task, connect: &Connect) -> Option<ConnectionIndex> {
         const EINPROGRESS: i32 = -115;
-        if connect.datagram {
-            if connect.port == 53 {
-                self.name_servers.insert((task.pid, connect.fd), connect.address);
+        if connect.datagram || connect.port == DNS_PORT {
+            if connect.port == DNS_PORT {
+                self.name_servers.insert((task.pid, connect.fd), (connect.address, !connect.datagram));
             }
+            // What was a connection's is this socket's now.
+            self.by_kernel.remove(&connect.kernel);
+            self.by_descriptor.remove(&(task.pid, connect.fd));
             return None;
         }
         let early = self.early.remove(&connect.kernel).filter(|changes| {
@@ -118,32 +93,10 @@ impl Network {
         let syn_ns = early.first().map_or(connect.syn_ns, |(_, tcp)| tcp.syn_ns);
         let start_ns = if syn_ns == 0 { at_ns } else { syn_ns };
         let index = self.connections.len();
-        let mut connection = TcpConnection {
-            pid: task.pid,
-            address: connect.address,
-            port: connect.port,
-            local_port: connect.local_port,
-            start_ns,
-            dialler: task,
-            established_ns: (connect.result == 0).then_some(at_ns),
-            failed: None,
-            closed_ns: None,
-            sni: None,
-            http_host: None,
-            hello_ns: None,
-            tls_end_ns: None,
-            tls_version: None,
-            alpn: None,
-            bytes_sent: 0,
-            bytes_received: 0,
-            path: None,
-            requests: 0,
-            modules: BTreeSet::new(),
-            opened_for: None,
-            last_write_ns: 0,
-            last_read_ns: 0,
-            multiplexed: false,
-        };
+        let mut connection = TcpConnection::new(task, self.dial_of(task, index), connect, start_ns);
+        if connect.result == 0 {
+            connection.established(at_ns);
+        }
         if connect.result < 0 && connect.result != EINPROGRESS {
             connection.fail(at_ns, connect.result.unsigned_abs());
         }
@@ -156,6 +109,50 @@ impl Network {
         }
         self.by_descriptor.insert((task.pid, connect.fd), index);
         Some(index)
+    }
+
+    /// A goroutine began to dial (net/http, `(*Transport).dialConn`). It was started for this by the one that wants the
+    /// connection.
+    pub fn dial_begins(&mut self, task: Task) {
+        self.dials.insert((task.pid, task.goroutine), task.parent_goroutine);
+    }
+
+    /// It has a connection, or failed.
+    pub fn dial_ends(&mut self, task: Task) {
+        self.dials.remove(&(task.pid, task.goroutine));
+    }
+
+    /// Another image runs in a process: its goroutines count from 1 again.
+    pub fn replaced(&mut self, pid: u32) {
+        self.dials.retain(|goroutine, _| goroutine.0 != pid);
+        self.first_tries.retain(|goroutine, _| goroutine.0 != pid);
+    }
+
+    /// The dial that a `connect` is part of. Of a name with addresses of two families each family is tried by a goroutine
+    /// of its own, which the dial's started (net, `(*sysDialer).dialParallel`).
+    fn dial_of(&mut self, caller: Task, index: ConnectionIndex) -> Dial {
+        let (goroutine, requester) = match self.dials.get(&(caller.pid, caller.parent_goroutine)) {
+            Some(&requester) => (caller.parent_goroutine, requester),
+            None => (caller.goroutine, caller.parent_goroutine),
+        };
+        let first_try = match goroutine {
+            0 => index,
+            _ => *self.first_tries.entry((caller.pid, goroutine)).or_insert(index),
+        };
+        Dial { goroutine, requester, first_try }
+    }
+
+    /// The goroutine that dialled a connection shows itself on it, and with it who wanted the connection, which was not
+    /// known before.
+    pub fn shows_requester(&mut self, index: ConnectionIndex, task: Task) -> bool {
+        let connection = &mut self.connections[index];
+        let shows = connection.dial.requester == 0
+            && task.parent_goroutine != 0
+            && (task.pid, task.goroutine) == (connection.pid, connection.dial.goroutine);
+        if shows {
+            connection.dial.requester = task.parent_goroutine;
+        }
+        shows
     }
 
     /// A TCP socket changed its state.
@@ -194,6 +191,7 @@ impl Network {
             Content::ClientHello { sni, alpn: _ } => {
                 connection.sni.clone_from(sni);
                 connection.hello_ns = Some(at_ns);
+                connection.shakes_hands(task);
             }
             Content::ServerHello { version, alpn } => {
                 connection.tls_version.clone_from(version);
@@ -221,9 +219,9 @@ impl Network {
         }
         if event.write {
             connection.last_write_ns = at_ns;
-            let dialler = connection.dialler.goroutine;
+            let dialling = connection.dial.goroutine;
             connection.multiplexed |=
-                task.goroutine != dialler && task.parent_goroutine != dialler && connection.carries_requests();
+                task.goroutine != dialling && task.parent_goroutine != dialling && connection.carries_requests();
         } else {
             connection.last_read_ns = at_ns;
         }
@@ -231,6 +229,7 @@ impl Network {
     }
 
     fn dns(&mut self, at_ns: u64, task: Task, fd: i32, message: &DnsMessage) {
+        let server = self.name_servers.get(&(task.pid, fd)).copied();
         let open = |query: &&mut Query| {
             query.pid == task.pid
                 && query.end_ns.is_none()
@@ -241,8 +240,9 @@ impl Network {
             let Some(query) = self.queries.iter_mut().rev().filter(open).find(|query| query.id == message.id) else {
                 return;
             };
-            // A truncated answer is asked again over TCP, with the same id.
-            if !message.truncated {
+            // What does not fit is asked again over TCP, with the same id (net, `(*Resolver).exchange`); what comes there is
+            // taken as it is.
+            if !message.truncated || server.is_some_and(|(_, over_tcp)| over_tcp) {
                 query.end_ns = Some(at_ns);
                 query.rcode.clone_from(&message.rcode);
                 query.answers.clone_from(&message.addresses);
@@ -262,7 +262,7 @@ impl Network {
                 id: message.id,
                 name: message.name.clone(),
                 record_type: message.record_type.clone(),
-                server: self.name_servers.get(&(task.pid, fd)).copied(),
+                server: server.map(|(address, _)| address),
                 start_ns: at_ns,
                 end_ns: None,
                 last_sent_ns: at_ns,
@@ -285,28 +285,50 @@ impl Network {
         connection.modules.extend(module.map(str::to_owned));
     }
 
-    /// The module whose fetch dialled it.
-    pub fn opened_for(&mut self, index: ConnectionIndex, module: &str) {
-        self.connections[index].opened_for.get_or_insert_with(|| module.to_owned());
+    /// The module whose fetch dialled it, and the host that its request is for.
+    pub fn opened_for(&mut self, index: ConnectionIndex, module: Option<&str>, host: Option<&str>) {
+        let connection = &mut self.connections[index];
+        if connection.opened_for.is_none() {
+            connection.opened_for = module.map(str::to_owned);
+        }
+        if connection.wanted_host.is_none() {
+            connection.wanted_host = host.map(str::to_owned);
+        }
     }
 
-    /// Connections whose dialling goroutine was started by `goroutine`.
+    /// Connections that `goroutine` wanted: it started the one that dials.
     pub fn dialled_by(&self, pid: u32, goroutine: u64) -> impl Iterator<Item = (ConnectionIndex, &TcpConnection)> {
         self.connections
             .iter()
             .enumerate()
-            .filter(move |(_, connection)| connection.pid == pid && connection.dialler.parent_goroutine == goroutine)
+            .filter(move |(_, connection)| connection.pid == pid && connection.dial.requester == goroutine)
     }
 
     /// The connection that a goroutine opened last, itself or, where a name has addresses of two families, by goroutines of
-    /// its own (RFC 8305).
+    /// its own. Of two that both were there, the one that was taken shakes hands.
     pub fn opened_by(&self, dialler: Task) -> Option<ConnectionIndex> {
-        let open = |connection: &&TcpConnection| connection.pid == dialler.pid && connection.established_ns.is_some();
+        let open = |connection: &TcpConnection| connection.pid == dialler.pid && connection.established_ns.is_some();
         let newest = |is_own: &dyn Fn(&Task) -> bool| {
-            self.connections.iter().rposition(|connection| open(&connection) && is_own(&connection.dialler))
+            let own = self.connections.iter().enumerate().filter(|(_, one)| open(one) && is_own(&one.dialler));
+            own.max_by_key(|(index, connection)| (connection.hello_ns.is_some(), *index)).map(|(index, _)| index)
         };
         newest(&|task| task.goroutine == dialler.goroutine)
             .or_else(|| newest(&|task| task.parent_goroutine == dialler.goroutine))
+    }
+
+    /// What a dial came to: the connection that one of its addresses gave, else this one.
+    pub fn opened_instead(&self, index: ConnectionIndex) -> ConnectionIndex {
+        let dial = self.connections[index].dial.first_try;
+        let opened =
+            |connection: &TcpConnection| connection.dial.first_try == dial && connection.established_ns.is_some();
+        let own = opened(&self.connections[index]).then_some(index);
+        own.or_else(|| self.connections.iter().rposition(opened)).unwrap_or(index)
+    }
+
+    /// Why a dial failed at this address. What was left as another address was there first did not fail.
+    pub fn dial_failure(&self, index: ConnectionIndex) -> Option<(ErrorType, String)> {
+        let left = self.opened_instead(index) != index;
+        self.failure(index).filter(|(kind, _)| !(left && *kind == ErrorType::Cancelled))
     }
 
     /// Connections under TLS that carry one request at a time and wrote last: connection, process, when it wrote.
@@ -353,32 +375,35 @@ impl Network {
         })
     }
 
-    /// When the steps of opening it began and ended; a step under way ends at `now_ns`.
+    /// When the steps of the dial that led to it began and ended, earlier addresses included; a step under way ends at
+    /// `now_ns`.
     pub fn opening(&self, index: ConnectionIndex, now_ns: u64) -> Opening {
         let connection = &self.connections[index];
+        self.opening_from(connection, self.connections[connection.dial.first_try].start_ns, now_ns)
+    }
+
+    fn opening_from(&self, connection: &TcpConnection, syn_ns: u64, now_ns: u64) -> Opening {
         let connected_ns = connection.established_ns.or(connection.failed.as_ref().map(|(at_ns, ..)| *at_ns));
+        let connected_ns = connected_ns.or(connection.closed_ns).unwrap_or(now_ns);
         Opening {
-            dns: self.lookup_of(connection),
-            connect: Some((connection.start_ns, connected_ns.or(connection.closed_ns).unwrap_or(now_ns))),
+            dns: self.lookup_before(connection, syn_ns),
+            connect: Some((syn_ns, connected_ns.max(syn_ns))),
             tls: connection.hello_ns.map(|from_ns| {
                 (from_ns, connection.tls_end_ns.or(connection.closed_ns).unwrap_or(now_ns).max(from_ns))
             }),
         }
     }
 
-    /// The look-up that a connection waited for: asked by a goroutine that the dialler started, or, as same-host
-    /// look-ups are shared, the last one for its name.
-    fn lookup_of(&self, connection: &TcpConnection) -> Option<(u64, u64)> {
+    /// The look-up that the first SYN of a dial waited for: asked by a goroutine that the dial's started, or, as look-ups
+    /// are shared and made by goroutines of their own (net, `(*Resolver).lookupIPAddr`), the last one for its name.
+    fn lookup_before(&self, connection: &TcpConnection, syn_ns: u64) -> Option<(u64, u64)> {
         let name = connection.host_name();
         let served = |query: &&Query| {
             query.pid == connection.pid
-                && query.end_ns.is_some_and(|end_ns| {
-                    end_ns <= connection.start_ns && connection.start_ns - end_ns <= DNS_TO_SYN_NS
-                })
+                && query.end_ns.is_some_and(|end_ns| end_ns <= syn_ns && syn_ns - end_ns <= DNS_TO_SYN_NS)
         };
-        let own = |query: &Query| {
-            connection.dialler.goroutine != 0 && query.task.parent_goroutine == connection.dialler.goroutine
-        };
+        let own =
+            |query: &Query| connection.dial.goroutine != 0 && query.task.parent_goroutine == connection.dial.goroutine;
         let by_name = |query: &Query| name.is_some_and(|name| query.name.trim_end_matches('.') == name);
         let candidates: Vec<&Query> = self.queries.iter().filter(served).collect();
         let lookup = candidates.iter().filter(|query| own(query)).max_by_key(|query| query.end_ns);
@@ -407,12 +432,10 @@ impl Network {
         }
     }
 
-    /// All that a goroutine dials in turn, one address after the other, is one dial and has one limit.
+    /// All addresses of a dial, tried in turn or at once, have one limit.
     fn dial_timed_out(&self, connection: &TcpConnection) -> bool {
-        let dialler = (connection.pid, connection.dialler.goroutine);
-        let same = |other: &&TcpConnection| dialler.1 != 0 && (other.pid, other.dialler.goroutine) == dialler;
-        let first = self.connections.iter().find(same).unwrap_or(connection);
-        let from_ns = self.lookup_of(first).map_or(first.start_ns, |(from_ns, _)| from_ns);
+        let syn_ns = self.connections[connection.dial.first_try].start_ns;
+        let from_ns = self.lookup_before(connection, syn_ns).map_or(syn_ns, |(from_ns, _)| from_ns);
         let lasted_ns = connection.failed.as_ref().map(|(to_ns, ..)| to_ns.saturating_sub(from_ns));
         lasted_ns >= Some(DIAL_TIMEOUT_NS - DIAL_TO_SYN_NS)
     }
@@ -424,142 +447,12 @@ impl Network {
             .iter()
             .enumerate()
             .map(|(index, connection)| {
-                connection.row(index, self.opening(index, end_ns), self.failure(index), build_start_ns)
+                let opening = self.opening_from(connection, connection.start_ns, end_ns);
+                connection.row(index, opening, self.failure(index), build_start_ns)
             })
             .collect();
         let queries = self.queries.iter().map(|query| query.row(build_start_ns, end_ns)).collect();
         (connections, queries)
-    }
-}
-
-impl TcpConnection {
-    fn change(&mut self, at_ns: u64, tcp: &Tcp) {
-        if tcp.local_port != 0 {
-            self.local_port = tcp.local_port;
-        }
-        match tcp.change {
-            TcpChange::Established => self.established_ns = Some(at_ns),
-            TcpChange::Failed(errno) => self.fail(at_ns, errno),
-            TcpChange::Closed(errno) => {
-                self.closed_ns.get_or_insert(at_ns);
-                self.bytes_sent = self.bytes_sent.max(tcp.bytes_acked);
-                self.bytes_received = self.bytes_received.max(tcp.bytes_received);
-                // 0: the kernel had measured none, or has no such field.
-                self.path = (tcp.srtt_us != 0).then(|| (u64::from(tcp.srtt_us) * 1_000, tcp.retransmits));
-                if errno != 0 && self.failed.is_none() {
-                    self.fail(at_ns, errno);
-                }
-            }
-        }
-    }
-
-    fn fail(&mut self, at_ns: u64, errno: u32) {
-        let (error_type, text) = socket_error(errno);
-        self.failed = Some((at_ns, error_type, text.to_owned()));
-    }
-
-    /// `name[:port]` as it stands in the URL, where it can be known.
-    pub fn host(&self) -> Option<String> {
-        if let Some(host) = &self.http_host {
-            return Some(host.clone());
-        }
-        match &self.sni {
-            Some(name) if self.port == 443 => Some(name.clone()),
-            Some(name) => Some(format!("{name}:{}", self.port)),
-            None => None,
-        }
-    }
-
-    /// The host without its port.
-    fn host_name(&self) -> Option<&str> {
-        let host = self.sni.as_deref().or(self.http_host.as_deref())?;
-        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
-    }
-
-    /// `address:port`, the host of a URL that names an address.
-    pub fn address(&self) -> String {
-        match self.address {
-            IpAddr::V4(address) => format!("{address}:{}", self.port),
-            IpAddr::V6(address) => format!("[{address}]:{}", self.port),
-        }
-    }
-
-    /// Return of the last reported write; 0 without one.
-    pub fn last_write_ns(&self) -> u64 {
-        self.last_write_ns
-    }
-
-    /// The TLS handshake is over, or there is none.
-    pub fn carries_requests(&self) -> bool {
-        self.hello_ns.is_none() || self.tls_end_ns.is_some()
-    }
-
-    /// SYN sent.
-    pub fn start_ns(&self) -> u64 {
-        self.start_ns
-    }
-
-    /// Why it could not be opened or was broken.
-    fn failure(&self) -> Option<(ErrorType, String)> {
-        let failed = self.failed.as_ref().map(|(_, kind, text)| (*kind, text.clone()));
-        failed.or_else(|| self.handshake_timed_out().then(|| (ErrorType::TimedOut, "TLS handshake timeout".to_owned())))
-    }
-
-    /// The timer starts with the handshake, when the connection is there.
-    fn handshake_timed_out(&self) -> bool {
-        let waited_ns = self.established_ns.zip(self.closed_ns).map(|(from_ns, to_ns)| to_ns.saturating_sub(from_ns));
-        let unanswered = self.hello_ns.is_some() && self.tls_end_ns.is_none();
-        unanswered && waited_ns >= Some(TLS_HANDSHAKE_TIMEOUT_NS)
-    }
-
-    fn row(
-        &self,
-        index: ConnectionIndex,
-        opening: Opening,
-        failure: Option<(ErrorType, String)>,
-        build_start_ns: u64,
-    ) -> types::Connection {
-        let length = |span: Option<(u64, u64)>| span.map(|(from_ns, to_ns)| to_ns - from_ns);
-        let established = self.established_ns.is_some();
-        let known_tasks = self.dialler.goroutine != 0;
-        types::Connection {
-            id: index as u64 + 1,
-            host: self.host(),
-            address: self.address.to_string(),
-            port: self.port,
-            local_port: (self.local_port != 0).then_some(self.local_port),
-            family: if self.address.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned(),
-            opened_for: self.opened_for.clone(),
-            shared: known_tasks.then(|| self.modules.iter().any(|module| Some(module) != self.opened_for.as_ref())),
-            unused: known_tasks.then_some(self.requests == 0),
-            dns_ns: length(opening.dns).or(Some(0)),
-            connect_ns: length(opening.connect),
-            tls_ns: length(opening.tls),
-            tls_version: self.tls_version.clone(),
-            alpn: self.alpn.clone(),
-            sni: self.sni.clone(),
-            bytes_sent: established.then_some(self.bytes_sent),
-            bytes_received: established.then_some(self.bytes_received),
-            round_trip_ns: self.path.map(|(round_trip_ns, _)| round_trip_ns),
-            retransmits: self.path.map(|(_, retransmits)| retransmits.into()),
-            error_type: failure.as_ref().map(|(kind, _)| *kind),
-            error: failure.map(|(_, text)| text),
-            start_ns: self.start_ns.saturating_sub(build_start_ns),
-        }
-    }
-}
-
-/// errno of a socket, as `include/uapi/asm-generic/errno.h` numbers it.
-fn socket_error(errno: u32) -> (ErrorType, &'static str) {
-    match errno {
-        101 => (ErrorType::NetworkUnreachable, "network is unreachable"),
-        104 => (ErrorType::Reset, "connection reset by peer"),
-        32 => (ErrorType::Reset, "broken pipe"),
-        110 => (ErrorType::TimedOut, "connection timed out"),
-        111 => (ErrorType::ConnectionRefused, "connection refused"),
-        113 => (ErrorType::HostUnreachable, "no route to host"),
-        0 => (ErrorType::Cancelled, "closed before it was established"),
-        _ => (ErrorType::Other, "socket error"),
     }
 }
 

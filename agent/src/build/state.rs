@@ -168,8 +168,13 @@ impl BuildState {
             CallEvent::HopEnd(answer) => self.download.hop_ends(at_ns, task, *answer, &mut self.network),
             CallEvent::RepositoryBegin { module } => self.download.repository_begins(task, module),
             CallEvent::RepositoryEnd => self.download.repository_ends(task),
-            CallEvent::DialBegin | CallEvent::DialEnd { handle: None } => {}
-            CallEvent::DialEnd { handle: Some(handle) } => self.download.dial_ends(task, *handle, &self.network),
+            CallEvent::DialBegin => self.network.dial_begins(task),
+            CallEvent::DialEnd { handle } => {
+                self.network.dial_ends(task);
+                if let Some(handle) = *handle {
+                    self.download.dial_ends(task, handle, &self.network);
+                }
+            }
             CallEvent::ExchangeBegin { handle } => {
                 self.download.exchange_begins(at_ns, task, *handle, &mut self.network);
             }

@@ -211,6 +211,10 @@ fn full_accept_queue(go: &Go, way: Way) -> Ledger {
             return None;
         }
         ledger.near(Connect, url_of(fetch), fetch.stages.connect_ns.unwrap_or(0), opened_ns);
+        // The SYN that was sent again is one of the segments.
+        let row = traced.build().connections.iter().find(|row| Some(row.id) == fetch.connection);
+        let told = row.map(|row| (row.retransmits >= Some(1), row.round_trip_ns > Some(0)));
+        ledger.equal(Parts, format_args!("{row:?}"), told, Some((true, true)));
         fetch.stages.connect_ns
     });
     ledger

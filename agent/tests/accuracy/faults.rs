@@ -266,6 +266,10 @@ fn given_up(go: &Go, way: Way, silence: Silence, separator: char) -> Ledger {
         };
         ledger.near(TimedOut, format_args!("{failed:?}"), stage_ns.unwrap_or(0), limit_ns);
     }
+    if silence == Silence::Connect {
+        let mut rows = traced.build().connections.iter().filter(|row| row.error_type == Some(ErrorType::TimedOut));
+        ledger.equal(Parts, "SYNs sent again", rows.all(|row| row.retransmits >= Some(3)), true);
+    }
     compare_sums(&mut ledger, traced.build());
     ledger
 }

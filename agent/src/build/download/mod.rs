@@ -466,7 +466,7 @@ fn dial_error(attempt: &Attempt, network: &Network) -> Option<(ErrorType, String
     }
     let dialled = network.dialled_by(attempt.pid, attempt.goroutine);
     let own = dialled.filter(|(_, connection)| connection.start_ns() >= attempt.asked_ns);
-    let failures = own.filter_map(|(index, _)| network.failure(index));
+    let failures = own.filter_map(|(index, _)| network.dial_failure(index));
     // Of several addresses that never answer, each but the last is left before the dial is given up.
     failures.min_by_key(|(kind, _)| *kind == ErrorType::Cancelled)
 }

@@ -63,7 +63,8 @@ pub fn dialled_connection(attempt: &Attempt, network: &Network) -> Option<Connec
     let dialled = network.dialled_by(attempt.pid, attempt.goroutine).filter(|_| attempt.goroutine != 0);
     let end_ns = attempt.end.map_or(u64::MAX, |(end_ns, _)| end_ns);
     let span = attempt.asked_ns..=end_ns;
-    dialled.filter(|(_, connection)| span.contains(&connection.start_ns())).last().map(|(index, _)| index)
+    let newest = dialled.filter(|(_, connection)| span.contains(&connection.start_ns())).last();
+    newest.map(|(index, _)| network.opened_instead(index))
 }
 
 /// How the connection of an attempt was opened. Without one it waits for its look-up, or that gave no address.

@@ -13,7 +13,10 @@ use super::{
     error::status_error,
     names, rows,
 };
-use crate::ring::event::{Content, SocketEvent, Task};
+use crate::ring::{
+    call::RequestUrl,
+    event::{Content, SocketEvent, Task},
+};
 
 /// A TLS record with an alert (close_notify), which TLS 1.3 sends as application data: header, explicit nonce of TLS 1.2,
 /// alert, tag. No request is as short.
@@ -27,13 +30,16 @@ const LATE_WRITE_NS: u64 = 1_000_000_000;
 const LOOK_TO_REQUEST_NS: u64 = 250_000_000;
 
 impl Download {
-    /// A goroutine that a requester started dialled a connection.
-    pub fn dialled(&mut self, dialler: Task, connection: ConnectionIndex, network: &mut Network) {
-        let goroutine = (dialler.pid, dialler.parent_goroutine);
-        let waiting = self.requesting(goroutine).or_else(|| self.current.get(&goroutine).copied());
-        let module = waiting.and_then(|index| self.attempts[index].subject.module_path());
-        if let Some(module) = module.filter(|_| dialler.parent_goroutine != 0) {
-            network.opened_for(connection, module);
+    /// A connection is dialled, or it has turned out who wanted it.
+    pub fn dialled(&mut self, connection: ConnectionIndex, network: &mut Network) {
+        let requester = network.connection(connection).requester();
+        let waiting = self.requesting(requester).or_else(|| self.current.get(&requester).copied());
+        let waiting = waiting
+            .map(|index| &self.attempts[index])
+            .filter(|attempt| requester.1 != 0 && attempt.asked_ns <= network.connection(connection).start_ns());
+        if let Some(attempt) = waiting {
+            let url = attempt.hops.last().map(|hop| &hop.url).or(attempt.url.as_ref());
+            network.opened_for(connection, attempt.subject.module_path(), url.map(RequestUrl::host_name));
         }
     }
 
@@ -46,6 +52,9 @@ impl Download {
         connection: ConnectionIndex,
         network: &mut Network,
     ) {
+        if network.shows_requester(connection, task) {
+            self.dialled(connection, network);
+        }
         match &event.content {
             Content::HttpRequest { path, host, .. } if event.write => {
                 self.exchanges.remove(&connection);

@@ -51,7 +51,7 @@ impl Client {
             local_port: number as u16,
         };
         let connection = self.network.connect(at_ns, dialler, &connect).unwrap();
-        self.download.dialled(dialler, connection, &mut self.network);
+        self.download.dialled(connection, &mut self.network);
         connection
     }
 
