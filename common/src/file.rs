@@ -81,12 +81,13 @@ pub enum FileOperation {
     Truncate = 2,
     /// `close` of a file that was opened for writing. Carries the sums.
     Close = 3,
-    /// A write, about a second after the last event on this file. Carries the sums so far.
+    /// A write, about a second after the last event on this file. Carries the sums so far. Of a version control command:
+    /// it read or wrote, whatever the descriptor, about a second after it last said so; without sums.
     Progress = 4,
 }
 
 wire! {
-    /// I/O on a descriptor opened for writing by a go command.
+    /// I/O on a descriptor opened for writing by a go command, or the progress of a version control command.
     pub struct FileIo : 96 {
         /// Who.
         pub header: Header,

@@ -10,7 +10,7 @@ pub enum Role {
     Go = 1,
     /// A tool of the go command (compile, link, …): process events and files opened for writing.
     Tool = 2,
-    /// A version control command or its helper: process events, sockets and files opened for writing.
+    /// A version control command or its helper: process events, sockets and files opened for writing, and that it moves data.
     Vcs = 3,
     /// Anything else: process events only.
     Other = 4,

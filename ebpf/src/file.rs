@@ -8,6 +8,7 @@ use gobuild_trace_common::{
 
 use crate::{
     arch::number,
+    goroutine::Goroutine,
     kernel::{file_of, identify, offset, page_inode, read_at_most, read_or_zero, setting},
     maps::{CLOSED, Descriptor, FDS, FILE, INODES, Inode, SOCKET},
     record::{Urgency, add, body, compare_exchange, lost, reserve, submit},
@@ -222,7 +223,8 @@ pub fn copy(call: &Call) {
     }
 }
 
-/// A file that is written to says so about once a second: a slow body is no standstill.
+/// A file that is written to says so about once a second, and so does a version control command that reads or writes
+/// anything: slowness is no standstill.
 const PROGRESS_NS: u64 = 1_000_000_000;
 
 #[inline(always)]
@@ -242,6 +244,32 @@ fn written(call: &Call, fd: u32, descriptor: *mut Descriptor) {
         }
         (*descriptor).reported_ns = call.who.now_ns;
     }
+}
+
+/// A version control command read or wrote: what it fetches goes through sockets, pipes and files of several processes.
+#[inline(always)]
+pub fn moved(call: &Call) {
+    // SAFETY: a live map value.
+    unsafe {
+        if call.result <= 0 || call.who.now_ns - (*call.process).moved_ns < PROGRESS_NS {
+            return;
+        }
+        (*call.process).moved_ns = call.who.now_ns;
+    }
+    let Some(mut entry) = reserve::<FileIo>(Kind::FileIo, &call.who, &Goroutine::NONE) else { return };
+    let io = body(&mut entry);
+    // SAFETY: the reservation is writable.
+    unsafe {
+        (*io).fd = call.registers.first() as i32;
+        (*io).operation = FileOperation::Progress as u8;
+        (*io)._pad = [0; 3];
+        (*io).written_bytes = 0;
+        (*io).writes = 0;
+        (*io).last_write_ns = 0;
+        (*io).opened_ns = 0;
+        (*io).truncated_to = 0;
+    }
+    submit(entry, Urgency::Batch);
 }
 
 /// `ftruncate(fd, length)`.

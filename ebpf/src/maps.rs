@@ -95,6 +95,8 @@ pub struct Process {
     pub io_wait_ns: u64,
     /// How often.
     pub io_waits: u64,
+    /// Of a version control command: the last time that it said that it moves data.
+    pub moved_ns: u64,
     /// Process whose exec began the tracking of this one; itself for the outermost.
     pub ancestor: u32,
     /// 1: below a root that announced itself.

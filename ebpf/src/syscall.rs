@@ -100,6 +100,20 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     if call.is(Role::Other) && nr != number::WAIT4 && nr != number::WAITID {
         return 0;
     }
+    if call.is(Role::Vcs)
+        && matches!(
+            nr,
+            number::READ
+                | number::RECVFROM
+                | number::WRITE
+                | number::WRITEV
+                | number::PWRITE64
+                | number::SENDTO
+                | number::COPY_FILE_RANGE
+        )
+    {
+        file::moved(&call);
+    }
     match nr {
         number::WAIT4 => process::wait4(&call),
         number::WAITID => process::waitid(&call),

@@ -36,6 +36,10 @@ pub struct Model {
     late_writes: LateWrites,
 }
 
+/// A process that ran for so long between two samples works. One that only looks whether something has come takes
+/// microseconds.
+const WORK_NS: u64 = 20_000_000;
+
 /// Names a build while the stream lasts; in order of their start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BuildId(u64);
@@ -70,6 +74,15 @@ impl Place {
         match self {
             Self::Outside => None,
             Self::Go(build) | Self::Idle(build) | Self::Child(build, _) | Self::Below { build, .. } => Some(build),
+        }
+    }
+
+    /// The go command's child that it is, or is below of.
+    fn child(self) -> Option<usize> {
+        match self {
+            Self::Child(_, index) => Some(index),
+            Self::Below { child, .. } => child,
+            Self::Outside | Self::Go(_) | Self::Idle(_) => None,
         }
     }
 }
@@ -179,11 +192,12 @@ impl Model {
             process.exec = Some(exec.clone());
         }
         // git reaches the network in a child of its own, which is given the URL that counts.
-        if let Place::Below { build, child: Some(index), user: false } = self.place(task.pid)
+        if let place @ Place::Below { build, child: Some(index), user: false } = self.place(task.pid)
             && let Some(state) = self.builds.get_mut(&build)
             && let Some(attempt) = state.children[index].attempt
         {
             state.download.vcs_runs(attempt, &exec.arguments);
+            state.vcs_works(at_ns, place.child());
         }
     }
 
@@ -205,8 +219,8 @@ impl Model {
             // A toolchain switch: the go command became another by exec and does the same work.
             (Program::Go, Place::Go(build)) => {
                 if let Some(state) = self.builds.get_mut(&build) {
-                    state.network.replaced(task.pid);
                     state.download.replaced(task.pid);
+                    state.network.replaced(task.pid);
                     state.build_cache.replaced(task.pid);
                     state.actions.replaced(task.pid);
                     state.commands.replaced(task.pid);
@@ -412,7 +426,11 @@ impl Model {
             // A thread that had not quite gone when its process ended seems to wait for ever.
             let process = self.processes.get_mut(pid).filter(|process| !process.ended);
             if let (Some(process), Some(state), true) = (process, state, works) {
-                state.threads.add(threads::since(*times, &mut process.threads));
+                let added = threads::since(*times, &mut process.threads);
+                state.threads.add(added);
+                if added.running_ns >= WORK_NS {
+                    state.vcs_works(at_ns, place.child());
+                }
             }
         }
         for state in self.builds.values_mut().filter(|state| state.end.is_none()) {
@@ -444,8 +462,15 @@ impl Model {
     }
 
     fn go_event(&mut self, at_ns: u64, task: Task, body: &Body) {
-        let Place::Go(build) = self.place(task.pid) else { return };
-        let Some(state) = self.builds.get_mut(&build) else { return };
+        let place = self.place(task.pid);
+        let Some(state) = place.build().and_then(|build| self.builds.get_mut(&build)) else { return };
+        if !matches!(place, Place::Go(_)) {
+            // Of others, data that moves is all that counts.
+            if let Body::File(_) | Body::Socket(_) = body {
+                state.vcs_works(at_ns, place.child());
+            }
+            return;
+        }
         match body {
             Body::File(event) => state.download.file(at_ns, task, event, &state.network),
             Body::Stderr(text) => state.download.stderr(at_ns, task.pid, text),

@@ -151,3 +151,80 @@ impl Model {
         activity
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        build::{Machine, Scope, tools::fixtures},
+        ring::event::{
+            Begin, Body, Event, FileEvent, FileOperation, PathEvent, PathOperation, ProcessFacts, ProcessThreads,
+            Program, Task, ThreadTimes,
+        },
+    };
+
+    const GO: Task = Task { pid: 10, tid: 10, goroutine: 7, parent_goroutine: 1 };
+    const GIT: Task = Task { pid: 11, tid: 11, goroutine: 0, parent_goroutine: 0 };
+    const HELPER: Task = Task { pid: 12, tid: 12, goroutine: 0, parent_goroutine: 0 };
+
+    /// A go command that has git fetch a module; git has a helper.
+    fn cloning() -> Model {
+        let begin = Begin {
+            tool_version: String::new(),
+            machine: Machine { kernel: String::new(), cpus: 2, hostname: String::new() },
+            probes: Vec::new(),
+            wall_offset_ns: 0,
+            command: None,
+            scope: Scope::All,
+            boot_id: String::new(),
+            devices: Vec::new(),
+            traceparent: None,
+        };
+        let mut model = Model::new(0, begin);
+        let runs = |name: &str| Body::Exec(fixtures::exec(name, "", ""));
+        let facts = |program| Body::Facts(Box::new(ProcessFacts { program, ..ProcessFacts::unknown() }));
+        let looks = Body::Path(PathEvent {
+            operation: PathOperation::OpenRead,
+            path: "/m/cache/download/git.test/a/@v/v1.0.0.mod".to_owned(),
+            truncated: false,
+            result: -2,
+            relative: false,
+            inode: None,
+        });
+        let git = || Program::Vcs("git".to_owned());
+        for (task, body) in [
+            (GO, runs("go")),
+            (GO, facts(Program::Go)),
+            (GO, looks),
+            (GO, Body::Fork { child: GIT.pid }),
+            (GIT, runs("git")),
+            (GIT, facts(git())),
+            (GIT, Body::Fork { child: HELPER.pid }),
+        ] {
+            model.apply(&Event { at_ns: 100, task, body });
+        }
+        model
+    }
+
+    #[test]
+    fn a_git_child_that_moves_data_or_computes_goes_on() {
+        let progress = FileEvent { fd: 3, operation: FileOperation::Progress, written_bytes: 0, last_write_ns: 0 };
+        let ran = |running_ns| {
+            let times = ThreadTimes { running_ns, runnable_ns: 0, blocked_ns: 0 };
+            Body::Threads(vec![ProcessThreads { pid: HELPER.pid, times }])
+        };
+        let mut model = cloning();
+        for (at_ns, body, progress_ns) in [
+            (200, Body::Tick, 100),
+            (300, Body::File(progress), 300),
+            // It woke up to look whether something has come.
+            (400, ran(1_000_000), 300),
+            (500, ran(101_000_000), 500),
+            (600, ran(102_000_000), 500),
+        ] {
+            model.apply(&Event { at_ns, task: HELPER, body });
+            let [wait] = &model.waiting()[..] else { panic!("{:#?}", model.waiting()) };
+            assert_eq!((wait.stage, wait.progress_ns), (Stage::Vcs, progress_ns), "at {at_ns}");
+        }
+    }
+}

@@ -181,6 +181,14 @@ impl BuildState {
         }
     }
 
+    /// A child, or one below it, moved data or works. Of a version control command that a module waits for, nothing else
+    /// says that it does not hang.
+    pub(super) fn vcs_works(&mut self, at_ns: u64, child: Option<usize>) {
+        if let Some(attempt) = child.and_then(|index| self.children[index].attempt) {
+            self.download.vcs_works(at_ns, attempt);
+        }
+    }
+
     pub(super) fn go_path(&mut self, at_ns: u64, task: Task, event: &PathEvent) {
         if self.proxies.serves(&event.path, self.layout.module_cache.as_deref()) {
             return;

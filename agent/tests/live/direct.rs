@@ -1,6 +1,6 @@
 //! Modules from their repositories: whose time it was, and which server git really asked.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, io::Read, sync::Arc, time::Duration};
 
 use gobuild_trace::build::{FetchKind, Source};
 use testkit::{
@@ -8,10 +8,10 @@ use testkit::{
     git::Repositories,
     module::{ModuleSet, Shape, Topology},
     namespace::{PrivateEtc, write_hosts},
-    proxy::{Proxy, RequestRecord, Transport},
+    proxy::{Proxy, RequestRecord, Rule, Transport},
 };
 
-use crate::wrapper::{Wrapper, environment, possible};
+use crate::wrapper::{Wrapper, environment, possible, wait_until};
 
 const HOST: &str = "git.test";
 /// Where git goes instead, by its own configuration.
@@ -67,5 +67,68 @@ fn a_module_has_the_host_that_git_asked() {
         }
         let row = build.hosts.iter().find(|row| row.host == expected).unwrap();
         assert_eq!(row.source, Source::Direct);
+    }
+}
+
+/// git's own work is seen only as data that moves through its processes.
+#[test]
+fn a_slow_clone_is_no_stall_and_a_silent_one_is() {
+    if !possible() {
+        return;
+    }
+    const BYTES: u64 = 400_000;
+    for silent in [false, true] {
+        let shape = Shape {
+            modules: 1,
+            payload_bytes: BYTES as usize,
+            topology: Topology::Fan,
+            prefix: format!("{HOST}/gen"),
+            ..Shape::default()
+        };
+        let modules = Arc::new(ModuleSet::generate(&shape).unwrap());
+        let authority = Authority::new().unwrap();
+        let rule = Rule::on("*/git-upload-pack");
+        let server = Proxy::builder("git")
+            .transport(Transport::Http2(&authority))
+            .repositories(Repositories::new([modules.clone().into()]).unwrap())
+            .listen_on_port(443)
+            .rule(if silent { rule.stall() } else { rule.body_rate(BYTES / 8) })
+            .start()
+            .unwrap();
+        let go = environment().proxy("direct").authority(&authority).build().unwrap();
+        modules.write_program(go.work_dir()).unwrap();
+        let hosts = go.root().join("hosts");
+        write_hosts(&hosts, [(HOST, server.address().ip())]).unwrap();
+        let mut wrapper = Wrapper::new(&go, &["--stall-after", "2s"], ["go", "mod", "download"]);
+        PrivateEtc::new().hosts(hosts).apply(wrapper.command());
+        let mut running = wrapper.start();
+        let mut pipe = running.take_stderr();
+        let said = std::thread::spawn(move || {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).map(|_| text)
+        });
+        if silent {
+            let hangs = || server.log().iter().any(|request| request.asked.kind() == "upload-pack");
+            wait_until("git waits", Duration::from_secs(60), hangs);
+            std::thread::sleep(Duration::from_secs(4));
+            running.signal(libc::SIGTERM);
+        }
+        let ran = running.wait();
+        let said = said.join().unwrap().unwrap();
+        let stalls: Vec<&str> = said.lines().filter(|line| line.contains("stalled")).collect();
+        if silent {
+            let module = &modules.modules()[0];
+            let [line] = stalls.as_slice() else { panic!("{said}") };
+            for word in [module.path.as_str(), HOST, "version control command running"] {
+                assert!(line.contains(word), "{word} is missing: {line}");
+            }
+        } else {
+            assert!(ran.status.success(), "{said}");
+            let mut fetches = ran.build().modules.iter().flat_map(|module| &module.fetches);
+            let slow =
+                |fetch: &gobuild_trace::build::Fetch| fetch.kind == FetchKind::Vcs && fetch.duration_ns > 6_000_000_000;
+            assert!(fetches.any(slow), "{:#?}", ran.build().modules);
+            assert_eq!(stalls, Vec::<&str>::new());
+        }
     }
 }

@@ -36,6 +36,11 @@ impl Download {
         }
     }
 
+    /// Data moves through a version control child, or one that it started, or one of them computes.
+    pub fn vcs_works(&mut self, at_ns: u64, index: usize) {
+        self.attempts[index].progress_ns = at_ns;
+    }
+
     /// A version control child ended.
     pub fn vcs_ended(&mut self, at_ns: u64, index: usize, success: bool) {
         if success {
