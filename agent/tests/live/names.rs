@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::{BufRead, BufReader},
     net::Ipv6Addr,
     time::Duration,
 };
@@ -25,11 +26,14 @@ const LATE_NS: u64 = 400_000_000;
 const REST_NS: u64 = 200_000_000;
 
 fn run(go: &GoEnv, dns: &DnsServer) -> Ran {
+    resolving(Wrapper::new(go, &[], DOWNLOAD), go, dns).run()
+}
+
+fn resolving(mut wrapper: Wrapper, go: &GoEnv, dns: &DnsServer) -> Wrapper {
     let resolv_conf = go.root().join("resolv.conf");
     write_resolv_conf(&resolv_conf, dns.address(), ResolverOptions::default()).unwrap();
-    let mut wrapper = Wrapper::new(go, &[], DOWNLOAD);
     PrivateEtc::new().resolv_conf(&resolv_conf).apply(wrapper.command());
-    wrapper.run()
+    wrapper
 }
 
 fn fetches(build: &Build) -> impl Iterator<Item = &Fetch> {
@@ -127,6 +131,39 @@ fn a_dial_that_both_families_refuse_is_no_time_in_queue() {
         let longest_ns = fetches(ran.build()).filter_map(|fetch| fetch.stages.dns_ns).max();
         assert!(longest_ns >= Some(LATE_NS), "{longest_ns:?}");
     }
+}
+
+/// One family refuses, the other never answers.
+#[test]
+fn a_dial_of_two_families_that_hangs_is_named_as_one() {
+    if !possible() {
+        return;
+    }
+    const NAME: &str = "silent.test";
+    let authority = Authority::new().unwrap();
+    let modules = modules(1);
+    let proxy = Proxy::builder("silent").transport(Transport::Http2(&authority)).host_name(NAME);
+    let proxy = proxy.source(modules.clone()).start().unwrap();
+    let _full = proxy.fill_accept_queue().unwrap();
+    let dns = DnsServer::start().unwrap();
+    dns.add(NAME, Ipv6Addr::LOCALHOST.into());
+    dns.add(NAME, proxy.address().ip());
+    let go = environment().proxy(proxy.url()).authority(&authority).build().unwrap();
+    modules.write_program(go.work_dir()).unwrap();
+    let mut running = resolving(Wrapper::new(&go, &["--stall-after", "2s"], DOWNLOAD), &go, &dns).start();
+    let mut lines = BufReader::new(running.take_stderr()).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.contains("stalled"))).expect("it is named");
+    assert!(line.ends_with(&format!("{}, no answer to the TCP connect", proxy.host())), "{line}");
+    running.signal(libc::SIGTERM);
+    // Nobody else reads what is said until the end.
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let ran = running.wait();
+    let hung = ran.build().connections.iter().find(|row| row.family == "ipv4").unwrap_or_else(|| panic!("{rest:#?}"));
+    assert_eq!(hung.opened_for.as_deref(), Some(modules.modules()[0].path.as_str()), "{hung:#?}");
+    // The SYN, a second after the first; there never was a round trip.
+    assert!(hung.retransmits >= Some(1) && hung.round_trip_ns.is_none(), "{hung:#?}");
+    let open = fetches(ran.build()).find(|fetch| fetch.state != FetchState::Done).unwrap();
+    assert!(open.stages.connect_ns > Some(1_900_000_000) && open.stages.queue_ns < Some(REST_NS), "{open:#?}");
 }
 
 /// What has no room in a datagram is asked again over TCP, which takes its time here.
