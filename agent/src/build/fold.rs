@@ -529,7 +529,7 @@ impl Model {
 mod tests {
     use super::*;
     use crate::{
-        build::{BuildResult, Machine, ProbeState, Scope, Section, Tier, stream::Stream},
+        build::{BuildResult, Section, stream::Stream, tools::fixtures},
         ring::event::ThreadTimes,
     };
 
@@ -539,53 +539,21 @@ mod tests {
 
     #[test]
     fn a_thread_left_behind_by_its_process_waits_no_more() {
-        const PID: u32 = 7;
-        let begin = Begin {
-            tool_version: String::new(),
-            machine: Machine { kernel: String::new(), cpus: 1, hostname: String::new() },
-            probes: vec![(Tier::Paths, ProbeState::Ok, None)],
-            wall_offset_ns: 0,
-            command: None,
-            scope: Scope::All,
-            boot_id: String::new(),
-            devices: Vec::new(),
-            traceparent: None,
-        };
-        let mut model = Model::new(0, begin);
-        let mut apply = |at_ns, pid, body| {
-            model.apply(&Event { at_ns, task: Task { pid, tid: pid, ..Task::default() }, body });
-        };
-        let exec = |arguments: &[&str]| Exec {
-            path: "/bin/go".to_owned(),
-            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
-            arguments_cut: false,
-            import_path: None,
-            in_tree: true,
-            parent: 1,
-            uid: 0,
-            process_start_ns: 0,
-        };
-        apply(10, PID, Body::Exec(exec(&["go", "build"])));
-        apply(11, PID, Body::Facts(Box::new(ProcessFacts { program: Program::Go, ..ProcessFacts::unknown() })));
-        apply(20, PID, Body::Fork { child: 8 });
-        apply(21, 8, Body::Exec(exec(&["compile"])));
+        let mut stream = Stream::new();
+        stream.go(10, 7, 1);
+        stream.apply(20, 7, Body::Fork { child: 8 });
+        stream.apply(21, 8, Body::Exec(fixtures::exec("compile", "", "")));
         let tool = ProcessFacts { program: Program::Tool("compile".to_owned()), ..ProcessFacts::unknown() };
-        apply(22, 8, Body::Facts(Box::new(tool)));
+        stream.apply(22, 8, Body::Facts(Box::new(tool)));
         let sample = |ns| Body::Threads(vec![ProcessThreads { pid: 8, times: times(ns) }]);
-        apply(100, 0, sample(5));
-        let exit = Exit {
-            status: Status::Code(0),
-            user_ns: 0,
-            system_ns: 0,
-            max_rss_bytes: 0,
-            io_wait_ns: 0,
-            threads: times(7),
-        };
-        apply(110, 8, Body::Exit(exit.clone()));
-        apply(200, 0, sample(1_000));
-        apply(300, 0, sample(2_000));
-        apply(400, PID, Body::Exit(Exit { threads: times(0), ..exit }));
-        let rows = model.builds[&BuildId(0)].threads.rows(10, 400, |_, _| 0);
+        stream.apply(100, 0, sample(5));
+        let (status, threads) = (Status::Code(0), times(7));
+        let exit = Exit { status, user_ns: 0, system_ns: 0, max_rss_bytes: 0, io_wait_ns: 0, threads };
+        stream.apply(110, 8, Body::Exit(exit));
+        stream.apply(200, 0, sample(1_000));
+        stream.apply(300, 0, sample(2_000));
+        stream.exit(400, 7);
+        let rows = stream.0.builds[&BuildId(0)].threads.rows(10, 400, |_, _| 0);
         assert_eq!((rows.running_ns, rows.runnable_ns, rows.blocked_ns), (7, 7, 7));
     }
 
