@@ -221,9 +221,9 @@ impl TcpConnection {
             opened_for: self.opened_for.clone(),
             shared: match (&self.opened_for, self.modules.len()) {
                 (Some(own), _) => Some(self.modules.iter().any(|module| module != own)),
-                (None, 0) => known_tasks.then_some(false),
-                // Perhaps the one that it was opened for.
-                (None, 1) => None,
+                (None, 0) if self.requests == 0 => known_tasks.then_some(false),
+                // Perhaps of the one that it was opened for.
+                (None, 0 | 1) => None,
                 (None, _) => Some(true),
             },
             unused: known_tasks.then_some(self.requests == 0),
