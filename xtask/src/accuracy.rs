@@ -59,7 +59,7 @@ pub fn run_task(workspace: &Workspace, args: &AccuracyArgs) -> Result<()> {
     // Those of an earlier run.
     let _ = fs::remove_file(&figures);
     let outcome = run_tests(workspace, args, &figures);
-    let text = merge(&last, &read_figures(&figures)?)?;
+    let text = merge(&last, &stamped(&read_figures(&figures)?, &commit(workspace)?)?)?;
     fs::write(&figures, &text).with_context(|| figures.display().to_string())?;
     let page = page(&text, &outcome_line(args, &outcome), &machine()?)?;
     let file = workspace.root.join(PAGE);
@@ -71,6 +71,27 @@ pub fn run_task(workspace: &Workspace, args: &AccuracyArgs) -> Result<()> {
 
 fn read_figures(file: &Path) -> Result<String> {
     fs::read_to_string(file).with_context(|| file.display().to_string())
+}
+
+/// What was tested: short hash of the commit, and whether the files are its.
+fn commit(workspace: &Workspace) -> Result<String> {
+    let git = |arguments: &[&str]| read(std::process::Command::new("git").args(arguments).current_dir(&workspace.root));
+    let hash = git(&["rev-parse", "--short", "HEAD"])?;
+    // This page is written anew by each run.
+    let page_excluded = format!(":(exclude){PAGE}");
+    let changed = git(&["status", "--porcelain", "--", ".", &page_excluded])?;
+    Ok(format!("{}{}", hash.trim(), if changed.trim().is_empty() { "" } else { " with changes" }))
+}
+
+/// The lines of a run, each with the commit that it is of.
+fn stamped(text: &str, commit: &str) -> Result<String> {
+    let mut stamped = String::new();
+    for line in text.lines() {
+        let mut line: Value = serde_json::from_str(line)?;
+        line["commit"] = commit.into();
+        writeln!(stamped, "{line}")?;
+    }
+    Ok(stamped)
 }
 
 /// The lines of a run, and those of the run before it whose cases it did not have.
@@ -90,7 +111,10 @@ fn outcome_line(args: &AccuracyArgs, outcome: &Result<()>) -> String {
     let extent = if args.subset { "the subset that every test run has" } else { "the whole matrix" };
     let end = if outcome.is_ok() { "no test failed" } else { "some tests FAILED" };
     match &args.again {
-        Some(test) => format!("Of {extent}, and `{test}` once more, which is what stands here: of that {end}."),
+        Some(test) => format!(
+            "The tests whose name contains `{test}` ran once more, of {extent}: their cases stand here as they came out then, \
+             and {end}; all other cases stand as an earlier run left them."
+        ),
         None => format!("Of {extent}; {end}."),
     }
 }
@@ -105,6 +129,7 @@ fn machine() -> Result<String> {
 fn page(text: &str, outcome: &str, machine: &str) -> Result<String> {
     let mut rows: BTreeMap<u64, Row> = BTreeMap::new();
     let mut cases = BTreeSet::new();
+    let mut commits: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in text.lines() {
         let line: Value = serde_json::from_str(line)?;
         let number = |name: &str| line[name].as_u64().with_context(|| format!("{name} in {line}"));
@@ -118,6 +143,8 @@ fn page(text: &str, outcome: &str, machine: &str) -> Result<String> {
         row.wrong += number("wrong")?;
         row.outside += number("outside")?;
         row.errors_ns.extend(line["errors_ns"].as_array().into_iter().flatten().filter_map(Value::as_u64));
+        let commit = line["commit"].as_str().unwrap_or("unknown").to_owned();
+        commits.entry(commit).or_default().insert(word("case")?);
         cases.insert(word("case")?);
     }
     if rows.is_empty() {
@@ -125,8 +152,13 @@ fn page(text: &str, outcome: &str, machine: &str) -> Result<String> {
     }
     let versions: BTreeSet<&str> = cases.iter().filter_map(|case| case.split(',').next()).collect();
     let versions: Vec<&str> = versions.into_iter().collect();
+    let commits: Vec<String> = match commits.len() {
+        1 => commits.into_keys().collect(),
+        _ => commits.iter().map(|(commit, cases)| format!("{commit} ({} cases)", cases.len())).collect(),
+    };
     let mut page = format!(
-        "# Accuracy\n\nWritten by `cargo xtask accuracy`: {machine}.\nGo: {}.\n{} cases. {outcome}\n\n",
+        "# Accuracy\n\nWritten by `cargo xtask accuracy`: {machine}.\nCommit: {}.\nGo: {}.\n{} cases. {outcome}\n\n",
+        commits.join(", "),
         versions.join(", "),
         cases.len()
     );
@@ -181,6 +213,21 @@ mod tests {
         let page = page(&text, "", "today").unwrap();
         assert!(page.contains("| f | o | 2 | 4 | 2 | 0 | 2 | 2.000 ms | 3.000 ms |"), "{page}");
         assert!(page.contains("Go: go1.21.13, go1.22.1."), "{page}");
+        assert!(page.contains("Commit: unknown."), "{page}");
         assert!(super::page("", "", "").is_err());
+    }
+
+    #[test]
+    fn each_case_is_of_a_commit() {
+        let line = |case: &str| {
+            format!(
+                r#"{{"order":1,"figure":"f","oracle":"o","case":"{case}","n":2,"unknown":0,"wrong":0,"outside":0,"errors_ns":[]}}"#
+            )
+        };
+        let last = super::stamped(&[line("a"), line("b"), line("c")].join("\n"), "1234567").unwrap();
+        assert!(page(&last, "", "today").unwrap().contains("Commit: 1234567.\n"));
+        let again = super::stamped(&line("b"), "89abcde with changes").unwrap();
+        let page = page(&super::merge(&last, &again).unwrap(), "", "today").unwrap();
+        assert!(page.contains("Commit: 1234567 (2 cases), 89abcde with changes (1 cases).\n"), "{page}");
     }
 }

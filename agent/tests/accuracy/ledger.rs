@@ -10,7 +10,7 @@ use std::{
 use Figure::{
     Actions, Bytes, Compile, CompileUnwatched, Connect, Connections, Dns, Durations, FailedCost, Fallthrough,
     FirstByte, Handshake, Links, LowerTiers, Modules, Owners, Packages, Parts, Redirects, Requests, Spans, SumdbWait,
-    TestRuns, Tests, TimedOut, Transfer, Vets,
+    TestRuns, Tests, TimedOut, ToolCpu, Transfer, Vets,
 };
 
 /// A number of the report.
@@ -60,6 +60,8 @@ pub enum Figure {
     Links,
     /// Times of vet.
     Vets,
+    /// Processor time of tools.
+    ToolCpu,
     /// Times of test binaries.
     TestRuns,
     /// Which spans there were.
@@ -112,6 +114,10 @@ impl Figure {
             Compile => ("`compile_ns` of each package", "`-debug-actiongraph`: the sum of CmdReal"),
             Links => ("`tests[].link_ns`, `tools[]` of link", "`-debug-actiongraph`: CmdReal"),
             Vets => ("`tools[]` of vet, by package", "`-debug-actiongraph`: the sum of CmdReal"),
+            ToolCpu => (
+                "user and system time of link and vet, by package",
+                "`-debug-actiongraph`: the sum of CmdUser and CmdSys",
+            ),
             TestRuns => ("`tests[].run_ns`", "the seconds that `go test` prints"),
             Spans => ("trace spans by name", "`-debug-trace`"),
             Durations => ("durations of the spans", "`-debug-trace`"),
@@ -144,7 +150,7 @@ impl Figure {
             // Printed in milliseconds.
             TestRuns => Some((5_000_000, 2, 2_000_000)),
             Modules | Requests | Bytes | Connections | Fallthrough | Redirects | Parts | Packages | Owners
-            | Actions | Tests | Spans | LowerTiers => None,
+            | Actions | Tests | ToolCpu | Spans | LowerTiers => None,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     graph,
     lab::{Lab, Place, Way, compare_sums, is_full},
     ledger::{
-        Figure::{self, Actions, Compile, Durations, Links, Packages, Parts, Spans, TestRuns, Tests, Vets},
+        Figure::{self, Actions, Compile, Durations, Links, Packages, Parts, Spans, TestRuns, Tests, ToolCpu, Vets},
         Ledger, best_of_three,
     },
     spans,
@@ -117,7 +117,7 @@ fn results_and_times_of_go_test() {
     if !privileged() {
         return;
     }
-    best_of_three(&[Tests, Packages, Compile, Links, Vets, TestRuns, Parts], || tests_twice(&Go::local()));
+    best_of_three(&[Tests, Packages, Compile, Links, Vets, TestRuns, ToolCpu, Parts], || tests_twice(&Go::local()));
 }
 
 fn tests_twice(go: &Go) -> Ledger {
@@ -157,10 +157,15 @@ fn tests_twice(go: &Go) -> Ledger {
 fn compare_actions(ledger: &mut Ledger, build: &Build, graph_file: &Path) {
     for (figure, tool) in [(Links, "link"), (Vets, "vet")] {
         let mut ours: BTreeMap<String, u64> = BTreeMap::new();
+        let mut cpu: BTreeMap<String, u64> = BTreeMap::new();
         for row in build.tools.iter().filter(|row| row.tool == tool) {
-            *ours.entry(base(row.import_path.as_deref().expect("a package"))).or_default() += row.duration_ns;
+            let package = base(row.import_path.as_deref().expect("a package"));
+            *ours.entry(package.clone()).or_default() += row.duration_ns;
+            *cpu.entry(package).or_default() += row.user_ns.unwrap_or(0) + row.system_ns.unwrap_or(0);
         }
         compare_times(ledger, figure, &ours, &graph::times_of(graph_file, tool));
+        // Both were told by the same `wait4`.
+        ledger.same(ToolCpu, &cpu, &graph::cpu_of(graph_file, tool));
     }
     let tests = build.tests.iter();
     let ours = tests.filter_map(|test| Some((format!("{}.test", test.import_path), test.link_ns?))).collect();

@@ -46,6 +46,19 @@ pub fn times_of(file: &Path, mode: &str) -> BTreeMap<String, u64> {
     times
 }
 
+/// Import path → sum of user and system time of the commands of its actions of a mode, likewise.
+pub fn cpu_of(file: &Path, mode: &str) -> BTreeMap<String, u64> {
+    let mut times = BTreeMap::new();
+    for action in actions(file).iter().filter(|action| action["Mode"] == mode) {
+        if let (Some(package), Some(_)) = (action["Package"].as_str(), action["CmdReal"].as_u64()) {
+            // What is 0 is left out.
+            let cpu_ns = ["CmdUser", "CmdSys"].iter().filter_map(|name| action[name].as_u64()).sum::<u64>();
+            *times.entry(package.to_owned()).or_default() += cpu_ns;
+        }
+    }
+    times
+}
+
 /// Hits and misses of the cache that it implies: of packages, and of what is linked.
 pub fn decisions(file: &Path) -> (u64, u64) {
     let actions = actions(file);
