@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
@@ -43,6 +44,8 @@ pub struct ProcessStatus {
     pub groups: Vec<u32>,
     /// Its process id in each pid namespace it is visible in, ours first, its own last.
     pub namespace_pids: Vec<u32>,
+    /// Its session, as we see it; absent on a kernel without pid namespaces.
+    pub session: Option<u32>,
 }
 
 /// An executable, open, and what identifies its content.
@@ -165,6 +168,13 @@ impl Process {
     pub fn status(&self) -> Fact<ProcessStatus> {
         self.read_entry("status", STATUS_BYTES_MAX)
             .and_then(|bytes| parse_status(&String::from_utf8_lossy(&bytes)).map_or(Fact::Unreadable(0), Fact::Known))
+    }
+
+    /// When it was started, since boot (CLOCK_BOOTTIME), down to the hundredth of a second (USER_HZ).
+    #[must_use]
+    pub fn started(&self) -> Fact<Duration> {
+        self.read_entry("stat", STATUS_BYTES_MAX)
+            .and_then(|bytes| parse_start(&String::from_utf8_lossy(&bytes)).map_or(Fact::Unreadable(0), Fact::Known))
     }
 
     /// Reads a file as the process would: an absolute path below its root, a relative one below its working directory.
@@ -377,6 +387,13 @@ fn read_bounded(mut file: &File, bytes_max: usize) -> io::Result<Zeroizing<Vec<u
     Ok(buffer)
 }
 
+/// Field 22 of proc_pid_stat(5). The second, the name, may hold blanks and brackets; none after it does.
+fn parse_start(text: &str) -> Option<Duration> {
+    let (_, after_name) = text.rsplit_once(')')?;
+    let hundredths: u64 = after_name.split_whitespace().nth(19)?.parse().ok()?;
+    Some(Duration::from_millis(hundredths.checked_mul(10)?))
+}
+
 fn parse_status(text: &str) -> Option<ProcessStatus> {
     let field = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::split_whitespace)
@@ -388,6 +405,7 @@ fn parse_status(text: &str) -> Option<ProcessStatus> {
         gid: first("Gid")?,
         groups: field("Groups")?.filter_map(|group| group.parse().ok()).collect(),
         namespace_pids: field("NSpid").into_iter().flatten().filter_map(|pid| pid.parse().ok()).collect(),
+        session: first("NSsid"),
     })
 }
 
@@ -547,12 +565,38 @@ mod tests {
     #[test]
     fn status_parses() {
         let status = parse_status(
-            "Name:\tx\nPPid:\t7\nUid:\t1000\t0\t0\t0\nGid:\t100\t0\t0\t0\nGroups:\t4 24 \nNSpid:\t70\t1\n",
+            "Name:\tx\nPPid:\t7\nUid:\t1000\t0\t0\t0\nGid:\t100\t0\t0\t0\nGroups:\t4 24 \nNSpid:\t70\t1\nNSsid:\t7\t1\n",
         );
         assert_eq!(
             status,
-            Some(ProcessStatus { parent: 7, uid: 1000, gid: 100, groups: vec![4, 24], namespace_pids: vec![70, 1] })
+            Some(ProcessStatus {
+                parent: 7,
+                uid: 1000,
+                gid: 100,
+                groups: vec![4, 24],
+                namespace_pids: vec![70, 1],
+                session: None
+            })
         );
         assert_eq!(parse_status(""), None);
+    }
+
+    #[test]
+    fn a_process_was_started_before_now_and_after_us() {
+        let ours = Process::open(std::process::id()).known().unwrap().started().known().unwrap();
+        let sleeper = Sleeper::start(Path::new("/"), &[]);
+        let started = sleeper.open().started().known().unwrap();
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime = Duration::from_secs_f64(uptime.split_whitespace().next().unwrap().parse().unwrap());
+        assert!(ours <= started && started <= uptime, "{ours:?} {started:?} {uptime:?}");
+        assert!(uptime - started < Duration::from_secs(60), "{started:?} {uptime:?}");
+    }
+
+    #[test]
+    fn names_with_brackets_do_not_shift_the_start() {
+        let fields = "S 1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 1234 5 6";
+        assert_eq!(parse_start(&format!("7 (a) b (c)) {fields}\n")), Some(Duration::from_millis(12_340)));
+        assert_eq!(parse_start("7 (a) S 1"), None);
+        assert_eq!(parse_start(""), None);
     }
 }

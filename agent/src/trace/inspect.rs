@@ -11,7 +11,10 @@ use std::{
 use gobuild_trace_common::{FileFacts, FileKey};
 use lru::LruCache;
 
-use super::instrument::{Instruments, REMEMBERED_FILES};
+use super::{
+    exporting_wrapper,
+    instrument::{Instruments, REMEMBERED_FILES},
+};
 use crate::{
     build::Tier,
     gobin::{self, GoroutineOffsets, Recognised},
@@ -261,7 +264,7 @@ impl Inspector {
             // The process may be short: what it is comes first, what is done about its file after it.
             describe(pid, exec, &mut facts);
             // Whoever waits for it is there even when the go command itself has ended.
-            facts.wrapper_exports = below_exporting_wrapper(exec.parent);
+            facts.wrapper_exports = exporting_wrapper::is_above(pid, exec);
             if let Some(opened) = watched {
                 self.instruments.queue(file, opened, go);
             }
@@ -318,27 +321,6 @@ fn describe(pid: u32, exec: &Exec, facts: &mut ProcessFacts) {
         facts.too_late = true;
     }
     facts.directory = directory.map(|directory| directory.to_string_lossy().into_owned());
-}
-
-/// Thread name of a wrapper that exports its builds; at most 15 bytes. A name, for the build's environment must stay as
-/// it is.
-pub const EXPORTING_WRAPPER: &str = "gobuild-trace/x";
-
-/// Whether this process or one above it is such a wrapper.
-fn below_exporting_wrapper(pid: u32) -> bool {
-    const DEPTH: usize = 32;
-    let mut pid = pid;
-    for _ in 0..DEPTH {
-        let Some(process) = Process::open(pid).known() else { return false };
-        if process.name().known().is_some_and(|name| name == EXPORTING_WRAPPER) {
-            return true;
-        }
-        match process.status().known() {
-            Some(status) if status.parent > 1 => pid = status.parent,
-            _ => return false,
-        }
-    }
-    false
 }
 
 /// What a file is that was just executed. The process may have ended or gone on to another executable: then the file is

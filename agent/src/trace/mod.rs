@@ -7,9 +7,10 @@
 mod session;
 mod alive;
 mod devices;
+mod exporting_wrapper;
 mod inspect;
 mod instrument;
 pub mod stall;
 
-pub use inspect::EXPORTING_WRAPPER;
+pub use exporting_wrapper::EXPORTING_WRAPPER;
 pub use session::{LOSS_REASONS, Options, Session};

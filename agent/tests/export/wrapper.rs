@@ -83,15 +83,18 @@ impl Host {
     }
 
     /// A wrapped go command that has ended before the agent can look at it in /proc, while the wrapper still runs. Its
-    /// place in a trace is unknown then; who exports it is not.
-    fn seen_too_late(&self, agent: u32, kept: &Path, variables: &[(&str, &str)]) -> Vec<u64> {
+    /// place in a trace is unknown then; who exports it is not. `go`: what a shell makes of it.
+    fn seen_too_late(&self, agent: u32, kept: &Path, variables: &[(&str, &str)], word: &str, go: &str) -> Vec<u64> {
         let signal_agent = |signal| kill(Pid::from_raw(agent.cast_signed()), signal).unwrap();
-        let script = "go env LATE; touch ended; while ! test -e seen; do sleep 0.05; done";
+        let script = format!("{go}; touch ended; while ! test -e seen; do sleep 0.05; done");
+        for file in ["ended", "seen"] {
+            let _ = fs::remove_file(self.go.work_dir().join(file));
+        }
         signal_agent(Signal::SIGSTOP);
-        let mut wrapper = Guard(self.wrapper(&["sh", "-c", script], variables).spawn().unwrap());
+        let mut wrapper = Guard(self.wrapper(&["sh", "-c", &script], variables).spawn().unwrap());
         wait_until("the go command ends", || self.go.work_dir().join("ended").exists());
         signal_agent(Signal::SIGCONT);
-        let late = |build: &Value| build["command"].as_array().is_some_and(|words| words.contains(&"LATE".into()));
+        let late = |build: &Value| build["command"].as_array().is_some_and(|words| words.contains(&word.into()));
         wait_until("the agent sees it", || builds(kept).iter().any(late));
         fs::write(self.go.work_dir().join("seen"), "").unwrap();
         assert!(wrapper.0.wait().unwrap().success());
@@ -166,8 +169,11 @@ fn a_build_is_exported_once_and_joins_the_trace_of_its_job() {
     add("exporting wrapper", Exported::ByWrapper, Some(0), host.wrapped(&list, &[endpoint, traceparent(0)]));
     let below_shells = ["sh", "-c", "sh -c 'go list -deps std; :'; :"];
     add("below shells", Exported::ByWrapper, Some(1), host.wrapped(&below_shells, &[endpoint, traceparent(1)]));
-    let late = host.seen_too_late(agent.0.id(), kept.path(), &[endpoint]);
+    let late = host.seen_too_late(agent.0.id(), kept.path(), &[endpoint], "LATE", "go env LATE");
     add("too late", Exported::ByWrapper, None, late);
+    let below = "sh -c 'go env ORPHAN; :'";
+    let orphan = host.seen_too_late(agent.0.id(), kept.path(), &[endpoint], "ORPHAN", below);
+    add("too late, its shell gone", Exported::ByWrapper, None, orphan);
     let held_up = host.read_too_late(&[endpoint, traceparent(6)]);
     add("held up wrapper", Exported::ByWrapper, Some(6), held_up);
     add("silent wrapper", Exported::ByAgent, Some(2), host.wrapped(&list, &[traceparent(2)]));
@@ -175,7 +181,7 @@ fn a_build_is_exported_once_and_joins_the_trace_of_its_job() {
     add("export switched off", Exported::ByAgent, Some(3), host.wrapped(&list, &disabled));
     add("no wrapper", Exported::ByAgent, Some(4), vec![host.bare(&jobs[4])]);
     add("not sampled", Exported::Unsampled, Some(5), vec![host.bare(&jobs[5])]);
-    assert_eq!(ran.len(), 8);
+    assert_eq!(ran.len(), 9);
 
     let seen = |pid: u64| builds(kept.path()).iter().any(|build| build["pid"] == pid);
     wait_until("a report of each", || ran.iter().all(|(ran, _)| seen(ran.pid)));
@@ -196,8 +202,12 @@ fn a_build_is_exported_once_and_joins_the_trace_of_its_job() {
         let others = received.spans.iter().filter(|span| span.trace_id == job.trace && span.id != root.id);
         assert!(others.clone().all(|span| span.parent != job.span), "{name}: a second root");
     }
-    // Only the agent exported metrics: of every build but those of the exporting wrappers.
-    let left_out = |pid: &Value| ran.iter().any(|(ran, _)| ran.exported == Exported::ByWrapper && *pid == ran.pid);
+    // Only the agent exported metrics: of every build but those of the exporting wrappers. Others may build on this machine
+    // too, some of them below such wrappers: those have no trace of the agent's either.
+    let left_out = |pid: &Value| match ran.iter().find(|(ran, _)| *pid == ran.pid) {
+        Some((ran, _)) => ran.exported == Exported::ByWrapper,
+        None => roots(&received, pid.as_u64().unwrap()).is_empty(),
+    };
     let counted: Vec<Value> = documents.into_iter().filter(|build| !left_out(&build["pid"])).collect();
     assert!(counted.len() >= 4, "{counted:#?}");
     for figure in figures::of_builds(&counted) {
