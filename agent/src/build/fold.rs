@@ -120,7 +120,10 @@ impl Model {
             Body::Wait(wait) => self.wait(at_ns, task, wait),
             Body::Path(path) => self.path(at_ns, task, path),
             Body::Lost(lost) => self.lose(lost),
-            Body::End(end) => self.end = Some(end.clone()),
+            Body::End(end) => {
+                self.losses_told();
+                self.end = Some(end.clone());
+            }
             Body::Block(block) => self.block(at_ns, task, block),
             Body::Devices(devices) => self.devices(at_ns, devices),
             Body::Packages(packages) => self.packages(task, packages),
@@ -317,7 +320,7 @@ impl Model {
         }
         if state.pid == task.pid {
             state.end.get_or_insert_with(|| (at_ns, Some(exit.clone())));
-            Self::ended(state, &mut self.histories, at_ns, self.begin.wall_offset_ns);
+            state.download.ended(at_ns, task.pid, &state.network);
         }
         if let Some(&index) = state.by_pid.get(&task.pid) {
             let child = &mut state.children[index];
@@ -342,16 +345,7 @@ impl Model {
         if state.pid == pid && state.end.is_none() {
             state.end = Some((at_ns, None));
             state.lacks("exit");
-            Self::ended(state, &mut self.histories, at_ns, self.begin.wall_offset_ns);
-        }
-    }
-
-    /// The go command of a build has ended.
-    fn ended(state: &mut BuildState, histories: &mut Histories, at_ns: u64, wall_offset_ns: i64) {
-        state.download.ended(at_ns, state.pid, &state.network);
-        if let Some(directory) = state.build_cache.history() {
-            let learned = state.learned(histories, wall_offset_ns);
-            histories.add(directory, learned, state.build_cache.wrote(), at_ns);
+            state.download.ended(at_ns, pid, &state.network);
         }
     }
 

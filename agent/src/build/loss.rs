@@ -23,11 +23,16 @@ impl Model {
         }
     }
 
-    /// The losses up to now were told: a clock tick follows each reading of them. What is told from here on happened
-    /// after the ends that are known by now.
+    /// The losses up to now were told: a clock tick, or the end, follows each reading of them. What is told from here on
+    /// happened after the ends that are known by now. What is remembered of a build must know what it lacks.
     pub(super) fn losses_told(&mut self) {
-        for state in self.builds.values_mut().filter(|state| state.end.is_some()) {
+        for state in self.builds.values_mut().filter(|state| !state.losses_told) {
+            let Some((end_ns, _)) = state.end else { continue };
             state.losses_told = true;
+            if let Some(directory) = state.build_cache.history() {
+                let learned = state.learned(&self.histories, self.begin.wall_offset_ns);
+                self.histories.add(directory, learned, state.build_cache.wrote(), end_ns);
+            }
         }
     }
 }
@@ -77,7 +82,11 @@ fn sections(kind: &str) -> &'static [Section] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::stream::Stream;
+    use crate::{
+        build::{stream::Stream, tools::fixtures},
+        host::history::CacheHistory,
+        ring::event::{Body, ProcessFacts, Program},
+    };
 
     /// Of a build that lost one event of a kind.
     fn affected(kind: &str) -> Vec<Section> {
@@ -133,6 +142,34 @@ mod tests {
         stream.lost(300, &[(0, "")]);
         let lost: Vec<u64> = stream.builds().iter().map(|build| build.lost_events.total).collect();
         assert_eq!(lost, [0, 2, 1, 1, 1]);
+    }
+
+    /// Whether an action of a build is remembered as stored in the cache; its last 100 ms lost these events.
+    fn remembered(lost: &[(u32, &str)]) -> Option<bool> {
+        let mut stream = Stream::new();
+        stream.go(1, 7, 1);
+        let history = CacheHistory { directory: "/gc".to_owned(), whole: true, packages: Vec::new() };
+        stream.apply(2, 7, Body::History(history));
+        stream.apply(3, 7, Body::Fork { child: 8 });
+        let mut compile = fixtures::exec("compile", "example.test/p", "/tmp/go-build1/b001/_pkg_.a");
+        let build_id = "AAAAAAAAAAAAAAAAAAAA/AAAAAAAAAAAAAAAAAAAA";
+        compile.arguments.extend(["-buildid", build_id].map(str::to_owned));
+        stream.apply(4, 8, Body::Exec(compile));
+        let facts = ProcessFacts { program: Program::Tool("compile".to_owned()), ..ProcessFacts::unknown() };
+        stream.apply(4, 8, Body::Facts(Box::new(facts)));
+        stream.exit(5, 8);
+        stream.exit(6, 7);
+        assert_eq!(stream.0.take_news(), []);
+        stream.lost(100, lost);
+        let [news] = &stream.0.take_news()[..] else { panic!("one cache") };
+        let [package] = &news.cache.packages[..] else { panic!("one package") };
+        package.actions[0].stored
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_build_knows_what_it_lacks() {
+        assert_eq!(remembered(&[]), Some(false), "no entry was written");
+        assert_eq!(remembered(&[(7, "path")]), None, "none was seen to be");
     }
 
     #[test]

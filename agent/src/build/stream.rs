@@ -39,7 +39,8 @@ impl Stream {
         let arguments = ["go", "build"].map(str::to_owned).to_vec();
         let go = Exec { arguments, import_path: None, process_start_ns, ..fixtures::exec("go", "", "") };
         self.apply(at_ns, pid, Body::Exec(go));
-        let facts = ProcessFacts { program: Program::Go, ..ProcessFacts::unknown() };
+        let facts =
+            ProcessFacts { program: Program::Go, go_version: Some("go1.26.8".to_owned()), ..ProcessFacts::unknown() };
         self.apply(at_ns, pid, Body::Facts(Box::new(facts)));
     }
 
