@@ -9,6 +9,7 @@ use std::{
 };
 
 use gobuild_trace_common::FileKey;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 
 /// Opens a file that is named by somebody else, as users name what lies in their homes: a FIFO must not block us.
 pub fn open_executable(path: &Path) -> io::Result<File> {
@@ -44,9 +45,12 @@ pub fn file_key(path: &Path) -> io::Result<FileKey> {
     })
 }
 
-/// Device of the file system that a file lies on. `stat` has another one on btrfs, one for each subvolume. `None` where the
-/// file's mount is not ours, as below another process's root.
+/// Device of a btrfs that a file lies on: `stat` has another one for each subvolume. `None` elsewhere, for the table of mounts
+/// is locked while anybody mounts, and where the file's mount is not ours, as below another process's root.
 fn superblock(file: &File) -> Option<(u32, u32)> {
+    if fstatfs(file).ok()?.filesystem_type() != BTRFS_SUPER_MAGIC {
+        return None;
+    }
     let of_file = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let mount = of_file.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned();
     device_of_mount(&fs::read_to_string("/proc/self/mountinfo").ok()?, &mount)
