@@ -575,7 +575,7 @@ mod tests {
                 gid: 100,
                 groups: vec![4, 24],
                 namespace_pids: vec![70, 1],
-                session: None
+                session: Some(7)
             })
         );
         assert_eq!(parse_status(""), None);
