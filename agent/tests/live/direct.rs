@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io::Read, sync::Arc, time::Duration};
 
-use gobuild_trace::build::{FetchKind, Source};
+use gobuild_trace::build::{FetchKind, ModuleResult, Source};
 use testkit::{
     authority::Authority,
     git::Repositories,
@@ -63,6 +63,8 @@ fn a_module_has_the_host_that_git_asked() {
         for module in versioned {
             assert_eq!(module.host.as_deref(), Some(expected), "{module:#?}");
             assert_eq!(module.source, Some(Source::Direct));
+            let result = if mirrored { ModuleResult::Failed } else { ModuleResult::Downloaded };
+            assert_eq!(module.result, result, "{module:#?}");
             assert!(module.fetches.iter().any(|fetch| fetch.kind == FetchKind::Vcs && fetch.host.is_some()));
         }
         let row = build.hosts.iter().find(|row| row.host == expected).unwrap();

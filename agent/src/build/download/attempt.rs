@@ -135,6 +135,8 @@ pub struct Attempt {
     pub file_opened: bool,
     /// Version control children fetched it.
     pub by_vcs: bool,
+    /// A version control child that asked its server.
+    pub asks_server: bool,
     /// Body kept.
     pub bytes: Option<u64>,
     /// HTTP status.
@@ -170,6 +172,7 @@ impl Attempt {
             end: None,
             file_opened: false,
             by_vcs: false,
+            asks_server: false,
             bytes: None,
             status: None,
             host: None,

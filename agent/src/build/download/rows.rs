@@ -238,7 +238,7 @@ impl Download {
             error: attempt.error.as_ref().and_then(|(_, text)| text.clone()),
         };
         let asked = attempt.hops.iter().map(|hop| (hop.begin_ns, hop.url.host.clone())).collect();
-        Some(Fetched { fetch, timeline, asked })
+        Some(Fetched { fetch, timeline, asked, asks_server: attempt.asks_server })
     }
 
     fn module(
@@ -283,10 +283,12 @@ impl Download {
                 work.push(Work { start_ns: from_ns, end_ns: to_ns, charges });
             }
         }
+        let failed = last_failure(&own, &by_vcs.files).map(|fetched| fetched.fetch.clone());
+        let servers: BTreeSet<u64> =
+            own.iter().filter(|fetched| fetched.asks_server).map(|fetched| fetched.fetch.id).collect();
         let fetches: Vec<Fetch> = own.into_iter().map(|fetched| fetched.fetch).collect();
-        let failed = last_failure(&fetches, &by_vcs.files);
         let in_flight = fetches.iter().any(|fetch| fetch.state == FetchState::InFlight);
-        let result = match (failed, in_flight, fetches.is_empty()) {
+        let result = match (&failed, in_flight, fetches.is_empty()) {
             (Some(_), ..) => ModuleResult::Failed,
             (None, true, _) => ModuleResult::InFlight,
             (None, false, false) => ModuleResult::Downloaded,
@@ -295,14 +297,15 @@ impl Download {
             // Only a lock or a failed look-up: nothing was asked for.
             (None, false, true) => return None,
         };
-        let error = failed.and_then(|fetch| Some((fetch.error_type?, fetch.error.clone())));
+        let error = failed.as_ref().and_then(|fetch| Some((fetch.error_type?, fetch.error.clone())));
         let error = error.or_else(|| {
             let (kind, text) = state.error.clone().filter(|_| result == ModuleResult::Failed)?;
             Some((kind, Some(text)))
         });
         // Where it came from, rather than who had not got it.
-        let served = |fetch: &Fetch| (fetch.state == FetchState::Failed) == failed.is_some();
+        let served = |fetch: &&Fetch| fetch.state != FetchState::Failed;
         let costliest = fetches.iter().max_by_key(|fetch| (served(fetch), fetch.duration_ns));
+        let costliest = failed.as_ref().or(costliest);
         let sum = |spans: &[(u64, u64)]| spans.iter().map(|(from, to)| to - from).sum::<u64>();
         Some(Module {
             path: name.path.clone(),
@@ -312,7 +315,7 @@ impl Download {
             host: costliest.and_then(|costliest| {
                 // Most of git's work is on what it has got already.
                 let alike = fetches.iter().filter(|fetch| fetch.source == costliest.source && fetch.host.is_some());
-                let remote = alike.max_by_key(|fetch| (served(fetch), fetch.duration_ns));
+                let remote = alike.max_by_key(|fetch| (servers.contains(&fetch.id), fetch.duration_ns));
                 costliest.host.clone().or_else(|| remote.and_then(|fetch| fetch.host.clone()))
             }),
             bytes: by_vcs.bytes + fetches.iter().filter_map(|fetch| fetch.bytes).sum::<u64>(),
@@ -339,6 +342,8 @@ struct Fetched {
     timeline: Timeline,
     /// From when which host was asked, where the tier sees it.
     asked: Vec<(u64, String)>,
+    /// A version control child that asked its server.
+    asks_server: bool,
 }
 
 impl Fetched {
@@ -357,20 +362,22 @@ struct ByVcs {
 }
 
 /// The last fetch of a kind that failed and that no later one of the kind made good, nor version control.
-fn last_failure<'a>(fetches: &'a [Fetch], by_vcs: &BTreeSet<FileKind>) -> Option<&'a Fetch> {
-    fetches.iter().enumerate().find_map(|(at, fetch)| {
-        let mut later = fetches[at + 1..].iter().filter(|later| later.state != FetchState::Failed);
-        let made_good = match fetch.kind {
+fn last_failure<'a>(own: &'a [Fetched], by_vcs: &BTreeSet<FileKind>) -> Option<&'a Fetched> {
+    own.iter().enumerate().rev().find_map(|(at, fetched)| {
+        let kind = fetched.fetch.kind;
+        let mut later = own[at + 1..].iter().filter(|later| later.fetch.state != FetchState::Failed);
+        let made_good = match kind {
             FetchKind::Info => by_vcs.contains(&FileKind::Info),
             FetchKind::Mod => by_vcs.contains(&FileKind::Mod),
             FetchKind::Zip => by_vcs.contains(&FileKind::Zip),
             // A repository is looked for where no proxy knows the module.
-            FetchKind::List | FetchKind::Latest => later.clone().any(|later| later.kind == FetchKind::GoGet),
-            FetchKind::Vcs => true,
+            FetchKind::List | FetchKind::Latest => later.clone().any(|later| later.fetch.kind == FetchKind::GoGet),
+            // Most of git's commands are questions to the copy that it has.
+            FetchKind::Vcs => !fetched.asks_server || !by_vcs.is_empty(),
             FetchKind::GoGet | FetchKind::Supported | FetchKind::Lookup | FetchKind::Tile => false,
         };
-        let again = later.any(|later| later.kind == fetch.kind);
-        (fetch.state == FetchState::Failed && !made_good && !again).then_some(fetch)
+        let again = later.any(|later| later.fetch.kind == kind && later.asks_server == fetched.asks_server);
+        (fetched.fetch.state == FetchState::Failed && !made_good && !again).then_some(fetched)
     })
 }
 

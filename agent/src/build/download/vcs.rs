@@ -31,8 +31,16 @@ impl Download {
     /// configuration may have made it another one than the go command's.
     pub fn vcs_runs(&mut self, index: usize, arguments: &[String]) {
         // `git-remote-https NAME URL`, where the URL that was asked for stands for a name that there is none.
-        if let Some(host) = arguments.iter().rev().find_map(|argument| remote_host(argument)) {
-            self.attempts[index].host = Some(host);
+        let host = arguments.iter().rev().find_map(|argument| remote_host(argument));
+        let attempt = &mut self.attempts[index];
+        attempt.asks_server |= match command(arguments) {
+            "ls-remote" | "fetch" | "clone" => true,
+            // They write a URL down and ask nobody.
+            "remote" | "config" => false,
+            _ => host.is_some(),
+        };
+        if host.is_some() {
+            attempt.host = host;
         }
     }
 
@@ -51,6 +59,19 @@ impl Download {
     }
 }
 
+/// Which of git's commands; something else of others.
+fn command(arguments: &[String]) -> &str {
+    let mut words = arguments.iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-c" | "-C" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            command => return command,
+        }
+    }
+    ""
+}
+
 /// The server that a URL of a repository names, `name[:port]`.
 fn remote_host(argument: &str) -> Option<String> {
     let (scheme, rest) = argument.split_once("://")?;
@@ -66,6 +87,21 @@ fn remote_host(argument: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_that_is_written_down_is_no_question() {
+        for (line, asks) in [
+            ("git -c core.x=1 remote add origin -- https://git.test/remote", false),
+            ("git -c log.showsignature=false ls-remote -q origin", true),
+            ("git-remote-https origin https://git.test/a", true),
+            ("git cat-file blob remote", false),
+        ] {
+            let mut download = Download::default();
+            download.attempts.push(Attempt::new(Subject::Vcs(None, "git".to_owned()), 1, 1, 0));
+            download.vcs_runs(0, &line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(download.attempts[0].asks_server, asks, "{line}");
+        }
+    }
 
     #[test]
     fn urls_of_repositories_name_their_server() {
