@@ -30,7 +30,9 @@ pub fn of_debug_trace(file: &Path) -> Spans {
                 let start_ns = open.pop().unwrap_or_else(|| panic!("{name} ends without a begin"));
                 // What we record has no secrets and a greatest length.
                 let name: String = redact::text(name);
-                spans.entry(name).or_default().push((start_ns, at_ns - start_ns));
+                // Goroutines that do the same share a thread's number, and take the time before they wait to write it
+                // down: an end may come behind a begin that is not its own and later.
+                spans.entry(name).or_default().push((start_ns, at_ns.saturating_sub(start_ns)));
             }
             _ => {}
         }
