@@ -156,10 +156,10 @@ impl Model {
 mod tests {
     use super::*;
     use crate::{
-        build::{Machine, Scope, tools::fixtures},
+        build::{stream, tools::fixtures},
         ring::event::{
-            Begin, Body, Event, FileEvent, FileOperation, PathEvent, PathOperation, ProcessFacts, ProcessThreads,
-            Program, Task, ThreadTimes,
+            Body, Event, FileEvent, FileOperation, PathEvent, PathOperation, ProcessFacts, ProcessThreads, Program,
+            Task, ThreadTimes,
         },
     };
 
@@ -169,18 +169,7 @@ mod tests {
 
     /// A go command that has git fetch a module; git has a helper.
     fn cloning() -> Model {
-        let begin = Begin {
-            tool_version: String::new(),
-            machine: Machine { kernel: String::new(), cpus: 2, hostname: String::new() },
-            probes: Vec::new(),
-            wall_offset_ns: 0,
-            command: None,
-            scope: Scope::All,
-            boot_id: String::new(),
-            devices: Vec::new(),
-            traceparent: None,
-        };
-        let mut model = Model::new(0, begin);
+        let mut model = Model::new(0, stream::begin());
         let runs = |name: &str| Body::Exec(fixtures::exec(name, "", ""));
         let facts = |program| Body::Facts(Box::new(ProcessFacts { program, ..ProcessFacts::unknown() }));
         let looks = Body::Path(PathEvent {
