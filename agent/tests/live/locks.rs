@@ -66,9 +66,11 @@ fn two_go_commands_want_one_module() {
     let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&lock).unwrap());
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = watch(inode, stop.clone());
-    let ran = Wrapper::new(&go, &[], ["go", "mod", "download"]).run().succeeded();
+    let ran = Wrapper::new(&go, &["--stall-after", "1s"], ["go", "mod", "download"]).run().succeeded();
     stop.store(true, Ordering::Relaxed);
     let waited = watcher.join().unwrap();
+    let named = |line: &&str| line.contains(&slow.path) && line.contains("waits for another process's lock");
+    assert!(ran.stderr.lines().any(|line| named(&line)), "{}", ran.stderr);
     assert!(first.wait().unwrap().success());
     assert!(waited > Duration::from_secs(1), "{waited:?}");
 
